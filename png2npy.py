@@ -1,0 +1,128 @@
+"""Decode a tree of images to .npy files (uint8, HWC, RGB) that training memory-maps.
+
+    python png2npy.py --pathFrom DIV2K --pathTo DIV2K_decoded
+    python png2npy.py --pathFrom Flickr2K --pathTo Flickr2K_decoded
+    python png2npy.py --pathFrom Flickr2K --pathTo Flickr2K_decoded --make-lr 3   # LR was not downloaded
+
+The tree is mirrored, one .npy an image. Files that are done are skipped, so a stopped run goes on where it was;
+an image changed since is done again. What cannot be used is named at the end, and the exit code is then 1.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+import numpy as np
+from natsort import natsorted
+from tqdm import tqdm
+
+from utils.bicubic import imresize
+from utils.files import atomic_path
+from utils.images import list_images, read_rgb
+
+Job = tuple[Path, Path, int | None]  # image, .npy to write, scale to shrink by (None: as it is)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pathFrom", type=Path, required=True, help="tree of images, such as DIV2K")
+    parser.add_argument("--pathTo", type=Path, required=True, help="tree of .npy files to write")
+    parser.add_argument(
+        "--make-lr", type=int, choices=(2, 3, 4), help="also write X_LR_bicubic/X{N} for each X_HR, where missing"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    args = parser.parse_args(argv)
+    if not args.pathFrom.is_dir():
+        parser.error(f"--pathFrom {args.pathFrom} is not a folder")
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: needs at least 1")
+    return args
+
+
+def decoding_jobs(source: Path, target: Path) -> list[Job]:
+    jobs = [(f, target / f.relative_to(source).with_suffix(".npy"), None) for f in list_images(source, recursive=True)]
+    return [job for job in jobs if target not in job[0].parents]
+
+
+def shrinking_jobs(jobs: list[Job], scale: int) -> list[Job]:
+    """One job for each image of an X_HR folder whose LR image is not in the source tree."""
+    decoded = {npy for _, npy, _ in jobs}
+    made = []
+    for image, npy, _ in jobs:
+        folder = npy.parent
+        if folder.name.endswith("_HR"):
+            lr_folder = folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
+            lr = lr_folder / f"{npy.stem}x{scale}.npy"
+            if lr not in decoded and lr_folder / npy.name not in decoded:
+                made.append((image, lr, scale))
+    return made
+
+
+def same_target(jobs: list[Job]) -> list[str]:
+    """Images that would be written over one another, such as a.png and a.jpg."""
+    first: dict[Path, Path] = {}
+    return [
+        f"{image}: would overwrite the .npy of {other}"
+        for image, npy, _ in jobs
+        if (other := first.setdefault(npy, image)) != image
+    ]
+
+
+def is_done(image: Path, npy: Path) -> bool:
+    """A done file carries its image's modification time, so that a changed image, older or newer, is seen."""
+    return npy.exists() and npy.stat().st_mtime_ns == image.stat().st_mtime_ns
+
+
+def convert(job: Job) -> str | None:
+    """Returns what is wrong with the image, or None."""
+    image, npy, scale = job
+    try:
+        array = read_rgb(image)
+        if scale is not None:
+            if any(n % scale for n in array.shape[:2]):
+                return f"{image}: {array.shape[1]}×{array.shape[0]} is not a multiple of {scale}; crop it first"
+            array = imresize(array, 1 / scale)
+        with atomic_path(npy) as temporary:
+            np.save(temporary, array)
+            mtime = image.stat().st_mtime_ns
+            os.utime(temporary, ns=(mtime, mtime))
+    except (ValueError, OSError) as error:
+        return f"{image}: {error}"
+    return None
+
+
+def run(jobs: list[Job], workers: int) -> list[str]:
+    """Converts in parallel with a progress bar; returns what went wrong, in order of the names."""
+    problems = []
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        futures = [pool.submit(convert, job) for job in jobs]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
+            if problem := future.result():
+                problems.append(problem)
+    return natsorted(problems)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    jobs = decoding_jobs(args.pathFrom, args.pathTo)
+    if not jobs:
+        print(f"error: no image found in {args.pathFrom}; it should hold folders such as DIV2K_train_HR", file=sys.stderr)
+        return 1
+    if args.make_lr:
+        jobs += shrinking_jobs(jobs, args.make_lr)
+    problems = same_target(jobs)
+    pending = [job for job in jobs if not is_done(job[0], job[1])] if not problems else []
+    if pending:
+        problems += run(pending, args.workers)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{len(pending) - len(problems) if pending else 0} written, {len(jobs) - len(pending)} done before, {len(problems)} failed: {args.pathTo}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

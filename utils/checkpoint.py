@@ -1,0 +1,153 @@
+"""Training state (.pth), published weights (.safetensors), and the IMDN authors' files."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models import build_model
+from utils.files import atomic_path
+
+FORMAT = 1
+METADATA_KEY = "super_resolution"
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used; the message names it and says what to do."""
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Writes a training state; the file at `path` is the old one or the new one, never a part."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": FORMAT, **state}, temporary)
+
+
+def load_state(path: Path) -> dict:
+    """Reads a training state onto the CPU; only tensors and plain values are unpickled.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not a training state of this project.
+    """
+    state = _load_pth(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a training state written by train.py")
+    return state
+
+
+def _load_pth(path: Path) -> object:
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types on a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
+    """Writes published weights, float32, that describe themselves.
+
+    Args:
+        path: ends in .safetensors.
+        metadata: JSON-able; holds at least `model` (a key of MODELS) and `hyperparameters` (nf, num_modules, scale).
+    """
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """(state dict, metadata) of published weights, of a training state (its EMA) or of a bare state dict.
+
+    A bare state dict, such as the IMDN authors' files, has no metadata: {}.
+    Raises:
+        CheckpointError: missing, unreadable, or without weights.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _load_pth(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return content["ema"] or content["model"], {"model": content["name"], "hyperparameters": content["hyperparameters"]}
+    if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
+        return content, {}
+    raise CheckpointError(f"{path} holds neither a training state nor a state dict")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as .safetensors: {error}") from error
+
+
+def from_authors_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the tensors of an IMDN file by its authors (github.com/Zheng222/IMDN) to this project's names.
+
+    Drops a leading `module.` (DataParallel) and thop's total_ops and total_params; other names stay as they are.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        if name.split(".")[-1] in ("total_ops", "total_params"):
+            continue
+        for pattern, replacement in AUTHORS_NAMES:
+            name, found = re.subn(pattern, replacement, name)
+            if found:
+                break
+        renamed[name] = tensor
+    return renamed
+
+
+AUTHORS_NAMES = (
+    (r"^fea_conv\.", "head."),
+    (r"^IMDB(\d+)\.cca\.conv_du\.", lambda m: f"blocks.{int(m[1]) - 1}.cca.gate."),
+    (r"^IMDB(\d+)\.", lambda m: f"blocks.{int(m[1]) - 1}."),
+    (r"^c\.0\.", "fusion.0."),
+    (r"^LR_conv\.", "trunk_conv."),
+)
+
+
+def load_model(path: Path, name: str | None = None, **hyperparameters: int) -> tuple[nn.Module, dict]:
+    """Rebuilds a network from what its file says.
+
+    Args:
+        name, hyperparameters: only for a file that does not say its own; one that contradicts the file is an error.
+    Returns:
+        The network in evaluation mode on the CPU, and the file's metadata (model and hyperparameters always set).
+    Raises:
+        CheckpointError: unreadable, no architecture given, or weights of another shape.
+    """
+    state, metadata = read_weights(path)
+    stored = {"name": metadata.get("model"), **metadata.get("hyperparameters", {})}
+    given = {k: v for k, v in {"name": name, **hyperparameters}.items() if v is not None}
+    for key, value in given.items():
+        if stored.get(key) not in (None, value):
+            raise CheckpointError(f"{path} holds {key} {stored[key]}, not {value}; leave that flag out")
+    wanted = {k: v for k, v in {**stored, **given}.items() if v is not None}
+    if "name" not in wanted:
+        raise CheckpointError(f"{path} does not say which network it holds; give --model (and --nf, --modules, --scale)")
+    model = build_model(**wanted)
+    if not metadata:
+        state = from_authors_names(state)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(f"{path} does not fit {describe(wanted)}: {first[:200]}") from error
+    architecture = {k: v for k, v in wanted.items() if k != "name"}
+    return model.eval(), {**metadata, "model": wanted["name"], "hyperparameters": architecture}
+
+
+def describe(wanted: dict) -> str:
+    sizes = ", ".join(f"{k}={v}" for k, v in wanted.items() if k != "name")
+    return f"{wanted['name']} ({sizes})" if sizes else f"{wanted['name']} with its default sizes"

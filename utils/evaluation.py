@@ -1,0 +1,68 @@
+"""Scoring a network on a benchmark set by a named protocol."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from utils.metrics import crop_to, mse_255, psnr_rgb, psnr_y, ssim_y
+from utils.tiling import course_tiled
+
+PROTOCOLS = ("course", "paper")
+
+
+@dataclass
+class Score:
+    """One image's figures; ssim is measured by the paper protocol only."""
+
+    name: str
+    psnr_db: float
+    mse: float
+    ssim: float | None = None
+
+
+def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8; clamped and rounded."""
+    return (tensor[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "course") -> list[Score]:
+    """Scores every (name, lr, hr) of `images`, in order.
+
+    Args:
+        model: in evaluation mode, on the device to use.
+        images: triples of a name and two uint8 (H, W, 3) arrays, hr at least scale·lr.
+        protocol: `course` (RGB, tiles, no border shaved) or `paper` (Y, whole image, `scale` shaved).
+    Raises:
+        ValueError: an unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+    device = next(model.parameters()).device
+    return [_score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol) for name, lr, hr in images]
+
+
+def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, protocol: str) -> Score:
+    if protocol == "course":
+        sr = course_tiled(model, lr, scale)
+        hr = crop_to(hr, sr)
+        return Score(name, psnr_rgb(sr, hr).item(), mse_255(sr, hr).item())
+    sr = model(lr)
+    hr = crop_to(hr, sr)
+    return Score(
+        name, psnr_y(sr, hr, border=scale).item(), mse_255(sr, hr).item(), ssim_y(sr, hr, border=scale).item()
+    )
+
+
+def average(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
