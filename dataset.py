@@ -199,6 +199,8 @@ class BenchmarkSet:
     def from_set5(cls, root: Path, scale: int) -> "BenchmarkSet":
         """A folder holding LRbicx{scale}/ and original/, paired by name; LR names may end in x{scale}.
 
+        The course protocol. For the paper's, whose LR is made anew, see from_folder.
+
         Raises:
             DataError: a folder or a partner is missing, or an original is smaller than scale·LR.
         """

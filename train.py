@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, PairedPatches, find_pairs, sample_pairs
-from models import MODELS, build_model
+from models import MODELS, build_model, complete_hyperparameters
 from utils.checkpoint import CheckpointError, load_state, save_state, save_weights
 from utils.cost import count_cost
 from utils.ema import EMA
@@ -298,8 +298,7 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
     """Trains to the last epoch; returns the last log entry."""
     # data and network
     train_set, valid_set, set5 = open_data(args)
-    sizes = {"nf": args.nf, "num_modules": args.modules, "scale": args.scale}
-    hyperparameters = {key: value for key, value in sizes.items() if value is not None}
+    hyperparameters = complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
     torch.manual_seed(args.seed)
     model = build_model(args.model, **hyperparameters)
     gflops, mparams = count_cost(model)
@@ -310,7 +309,7 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
         model = model.to(memory_format=torch.channels_last)
     ema = EMA(model, args.ema) if args.ema else None
     optimizer = make_optimizer(model, args)
-    args.save_dir = Path(args.save_dir or f"runs/{run_name(args)}")
+    args.save_dir = Path(args.save_dir or f"runs/{run_name(args.model, hyperparameters)}")
     log_file = args.save_dir / "log.jsonl"
     if state is None and log_file.exists():
         raise TrainingError(f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth")
@@ -331,7 +330,7 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
     write_log(log_file, history)
     source = batches(train_set, (first_epoch - 1) * args.iterations, args)
     print(
-        f"{args.model} {hyperparameters}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
+        f"{run_name(args.model, hyperparameters)}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
         f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
         + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
     )
@@ -379,9 +378,8 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
     return history[-1]
 
 
-def run_name(args: argparse.Namespace) -> str:
-    sizes = (("nf", args.nf), ("m", args.modules), ("x", args.scale))
-    return "_".join([args.model, *(f"{key}{value}" for key, value in sizes if value is not None)])
+def run_name(model: str, hyperparameters: dict[str, int]) -> str:
+    return "{}_nf{nf}_m{num_modules}_x{scale}".format(model, **hyperparameters)
 
 
 def describe_run(state: dict, args: argparse.Namespace, gflops: float, mparams: float) -> dict:

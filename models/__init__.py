@@ -1,25 +1,44 @@
 """The networks by name, built from hyperparameters."""
 
+import inspect
+
 import torch.nn as nn
 
+from models.drln import DRLN, DRLN_narrow, DRLN_slim
 from models.imdn import IMDN, IMDN_RTC, IMDN_dw
 
 MODELS = {
     "IMDN": IMDN,
     "IMDN_RTC": IMDN_RTC,
     "IMDN_dw": IMDN_dw,
+    "DRLN": DRLN,
+    "DRLN_narrow": DRLN_narrow,
+    "DRLN_slim": DRLN_slim,
 }
 
 
-def build_model(name: str, **hyperparameters: int) -> nn.Module:
+def complete_hyperparameters(name: str, **given: int | None) -> dict[str, int]:
+    """nf, num_modules and scale of a network; what is left out or None is the report's best row.
+
+    Raises:
+        ValueError: an unknown name or hyperparameter.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; choose from {', '.join(MODELS)}")
+    complete = {key: parameter.default for key, parameter in inspect.signature(MODELS[name]).parameters.items()}
+    if unknown := given.keys() - complete.keys():
+        raise ValueError(f"unknown hyperparameter {', '.join(sorted(unknown))}; {name} has {', '.join(complete)}")
+    return complete | {key: value for key, value in given.items() if value is not None}
+
+
+def build_model(name: str, **hyperparameters: int | None) -> nn.Module:
     """Builds a network.
 
     Args:
         name: a key of MODELS.
-        hyperparameters: nf, num_modules, scale; what is left out is the report's best row.
+        hyperparameters: nf, num_modules, scale; what is left out or None is the report's best row.
     Raises:
-        ValueError: an unknown name, or a size that the architecture does not allow.
+        ValueError: an unknown name or hyperparameter, or a size that the architecture does not allow.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; choose from {', '.join(MODELS)}")
-    return MODELS[name](**hyperparameters)
+    complete = complete_hyperparameters(name, **hyperparameters)
+    return MODELS[name](**complete)

@@ -1,5 +1,8 @@
 """Layers shared by two or more network families, and the checks on their sizes."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -37,6 +40,13 @@ def pixel_shuffle_upsampler(nf: int, scale: int) -> nn.Sequential:
     return nn.Sequential(conv3x3(nf, 3 * scale**2), nn.PixelShuffle(scale))
 
 
+def float32_region(device_type: str) -> AbstractContextManager:
+    """Switches autocast off inside: a mean over thousands of pixels loses the contrast in bf16's 8 bits."""
+    if not torch.amp.is_autocast_available(device_type):  # the meta device, on which costs are counted
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
 def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
     """Standard deviation over H, W (biased): (N, C, H, W), (N, C, 1, 1) -> (N, C, 1, 1).
 
@@ -60,8 +70,7 @@ class ContrastAwareChannelAttention(nn.Module):
         self.gate = nn.Sequential(conv1x1(channels, hidden), nn.ReLU(), conv1x1(hidden, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        # A sum over thousands of pixels loses the contrast in bf16's 8 bits.
-        with torch.autocast(x.device.type, enabled=False):
+        with float32_region(x.device.type):
             x32 = x.float()
             mean = self.average_pool(x32)
             gate = self.gate(mean + channel_contrast(x32, mean))
@@ -108,21 +117,37 @@ def pass_through(conv: nn.Conv2d, source: int, target: int, sign: float = 1.0) -
     conv.bias[target] = 0
 
 
-@torch.no_grad()
-def interpolate_rgb(head: nn.Conv2d, trunk_conv: nn.Conv2d, upsampler_conv: nn.Conv2d, scale: int) -> None:
-    """Makes a network of head, residual trunk and upsampler start near bilinear interpolation.
+def damp(conv: nn.Conv2d, factor: float) -> None:
+    """Scales a conv's output down, but not to zero: what feeds it still receives a gradient."""
+    with torch.no_grad():
+        conv.weight *= factor
+        conv.bias.zero_()
 
-    The head passes RGB through its first three channels, the trunk adds almost nothing to them, and the upsampler's
-    kernels for them are bilinear. Everything else keeps the framework's initialisation, the trunk's last conv and
-    the upsampler's other kernels scaled down, so that each still receives a gradient.
+
+@torch.no_grad()
+def bilinear_channel(conv: nn.Conv2d, source: int, target: int, scale: int, gain: float = 1.0) -> None:
+    """Makes the scale² outputs that PixelShuffle gathers into channel `target` upscale input `source` bilinearly."""
+    conv.weight[target * scale**2 : (target + 1) * scale**2, source] = gain * bilinear_kernels(scale).to(conv.weight)
+
+
+@torch.no_grad()
+def interpolate_rgb(
+    head: nn.Conv2d, trunk_convs: Sequence[nn.Conv2d], upsampler_conv: nn.Conv2d, scale: int, copies: int = 1
+) -> None:
+    """Makes a network of head, trunk around a skip, and upsampler start near bilinear interpolation.
+
+    The head passes RGB through its first three channels, the trunk adds almost nothing to the skip, and the
+    upsampler's kernels for those channels are bilinear. The rest keeps the framework's initialisation.
+
+    Args:
+        trunk_convs: the last conv of each residual branch between head and upsampler.
+        copies: how many times the head's features are added up on the way.
     """
     for channel in range(3):
         pass_through(head, channel, channel)
-    trunk_conv.weight *= 0.01
-    trunk_conv.bias.zero_()
-    upsampler_conv.weight *= 0.1
-    upsampler_conv.bias.zero_()
+    for conv in trunk_convs:
+        damp(conv, 0.01)
+    damp(upsampler_conv, 0.1)
+    upsampler_conv.weight[:, :3] = 0
     for channel in range(3):
-        outputs = slice(channel * scale**2, (channel + 1) * scale**2)
-        upsampler_conv.weight[outputs, :3] = 0
-        upsampler_conv.weight[outputs, channel] = bilinear_kernels(scale).to(upsampler_conv.weight)
+        bilinear_channel(upsampler_conv, channel, channel, scale, gain=1 / copies)

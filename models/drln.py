@@ -1,27 +1,36 @@
-"""DRLN (arXiv 1906.12021), densely residual Laplacian network, and the report's three slimmed versions.
+"""DRLN (arXiv 1906.12021), densely residual Laplacian network, and the report's three slimmed versions of it."""
 
-All four share one wiring: blocks in groups; a block's output is concatenated with what the group has so far and
-compressed back to nf; each group's output is added to a running residual.
-"""
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from models.blocks import DistillationBlock, check_scale, conv1x1, conv3x3, pixel_shuffle_upsampler, require
-from models.blocks import separable_conv
+from models.blocks import (
+    DistillationBlock,
+    bilinear_channel,
+    check_scale,
+    conv1x1,
+    conv3x3,
+    damp,
+    float32_region,
+    interpolate_rgb,
+    pass_through,
+    pixel_shuffle_upsampler,
+    require,
+    separable_conv,
+)
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
 
-class MeanShift(nn.Conv2d):
-    """Adds sign·RGB_MEAN, as a frozen 1×1 conv: the costs the report prints count it."""
-
-    def __init__(self, sign: int) -> None:
-        super().__init__(3, 3, 1)
-        self.weight.data = torch.eye(3).reshape(3, 3, 1, 1)
-        self.bias.data = sign * torch.tensor(RGB_MEAN)
-        self.requires_grad_(False)
+def mean_shift(sign: int) -> nn.Conv2d:
+    """Adds sign·RGB_MEAN, as a frozen 1×1 conv: the printed costs count it."""
+    conv = conv1x1(3, 3)
+    conv.weight.data = torch.eye(3).reshape(3, 3, 1, 1)
+    conv.bias.data = sign * torch.tensor(RGB_MEAN)
+    return conv.requires_grad_(False)
 
 
 class LaplacianAttention(nn.Module):
@@ -33,12 +42,12 @@ class LaplacianAttention(nn.Module):
     def __init__(self, nf: int, hidden: int, act: nn.Module) -> None:
         super().__init__()
         self.average_pool = nn.AdaptiveAvgPool2d(1)
-        self.branches = nn.ModuleList(conv3x3(nf, hidden, dilation=dilation) for dilation in (3, 5, 7))
+        self.branches = nn.ModuleList(conv3x3(nf, hidden, dilation) for dilation in (3, 5, 7))
         self.act = act
         self.expand = nn.Sequential(conv3x3(3 * hidden, nf), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with float32_region(x.device.type):
             mean = self.average_pool(x.float())
             gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
         return x * gate.to(x.dtype)
@@ -68,3 +77,222 @@ class DRLM(nn.Module):
         for block in self.residual:
             x = torch.cat((x, block(x)), dim=1)
         return self.attention(self.compress(x))
+
+
+class DenseGroups(nn.Module):
+    """Blocks in groups: what a group began with and its blocks so far are compressed to nf after every block.
+
+    Args:
+        sizes: blocks of each group.
+        block: makes a block.
+        compress: makes the conv from k·nf to nf, given k.
+        second_reads_residual: groups (from 0) whose second block reads what the first one read.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        block: Callable[[], nn.Module],
+        compress: Callable[[int], nn.Module],
+        second_reads_residual: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(block() for _ in range(size)) for size in sizes)
+        self.compressions = nn.ModuleList(nn.ModuleList(compress(2 + i) for i in range(size)) for size in sizes)
+        self.second_reads_residual = tuple(second_reads_residual)
+
+    def forward(self, head: Tensor) -> Tensor:
+        residual = compressed = head
+        for g, (blocks, compressions) in enumerate(zip(self.blocks, self.compressions)):
+            kept, h = [compressed], residual
+            for i, (block, compress) in enumerate(zip(blocks, compressions)):
+                kept.append(block(h))
+                compressed = compress(torch.cat(kept, dim=1))
+                h = residual if i == 0 and g in self.second_reads_residual else compressed
+            residual = compressed + residual
+        return residual + head
+
+    def group_ends(self) -> list[nn.Module]:
+        return [compressions[-1] for compressions in self.compressions]
+
+
+def upsampler_at_high_resolution(nf: int, scale: int) -> nn.Sequential:
+    """conv nf→s²·nf, ReLU, PixelShuffle (×4 in two steps), then a 3×3 conv nf→3 at high resolution."""
+    steps = (2, 2) if scale == 4 else (scale,)
+    layers: list[nn.Module] = []
+    for step in steps:
+        layers += [conv3x3(nf, step**2 * nf), nn.ReLU(inplace=True), nn.PixelShuffle(step)]
+    return nn.Sequential(*layers, conv3x3(nf, 3))
+
+
+class MeanShiftedDRLN(nn.Module):
+    """What the four share: the mean taken off, head, trunk, upsampler, the mean put back.
+
+    Shape: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W), not clamped.
+    """
+
+    def __init__(self, nf: int, scale: int, trunk: nn.Module, upsampler: nn.Sequential) -> None:
+        super().__init__()
+        self.subtract_mean = mean_shift(-1)
+        self.head = conv3x3(3, nf)
+        self.trunk = trunk
+        self.upsampler = upsampler
+        self.scale = scale
+        self.add_mean = mean_shift(+1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add_mean(self.upsampler(self.trunk(self.head(self.subtract_mean(x)))))
+
+
+class DRLN(MeanShiftedDRLN):
+    """The paper's network. Its groups hold three blocks, the last two of 20 blocks four.
+
+    Args:
+        nf: features, a positive multiple of 16.
+        num_modules: blocks; a sum of threes and, at the end, up to two fours: 3, 4, or from 6 on.
+        scale: 2, 3 or 4.
+    Raises:
+        ValueError: a size the architecture does not allow.
+    Source: arXiv 1906.12021; in the authors' code the fifth block reads what the fourth does.
+    """
+
+    def __init__(self, nf: int = 64, num_modules: int = 20, scale: int = 3) -> None:
+        check_scale(scale)
+        require(nf >= 16 and nf % 16 == 0, f"nf is {nf}; DRLN needs a positive multiple of 16")
+        require(num_modules in (3, 4) or num_modules >= 6, f"modules is {num_modules}; DRLN needs 3, 4, or 6 and more")
+        fours = num_modules % 3
+        sizes = [3] * ((num_modules - 4 * fours) // 3) + [4] * fours
+        trunk = DenseGroups(
+            sizes,
+            block=lambda: DRLM(nf, residual_blocks=3, hidden=nf // 16),
+            compress=lambda k: nn.Sequential(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            second_reads_residual=(1,),
+        )
+        super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
+
+    def start_from_interpolation(self) -> None:
+        interpolate_at_high_resolution(self)
+
+
+class DRLN_narrow(MeanShiftedDRLN):
+    """The report's first attempt: groups of two, the third residual block of each DRLM left out.
+
+    Args:
+        nf: features, at least 6.
+        num_modules: blocks, a positive multiple of 2.
+        scale: 2, 3 or 4.
+    Raises:
+        ValueError: a size the architecture does not allow.
+    Source: the student's report.
+    """
+
+    def __init__(self, nf: int = 12, num_modules: int = 4, scale: int = 3) -> None:
+        check_scale(scale)
+        require(nf >= 6, f"nf is {nf}; DRLN_narrow needs at least 6")
+        require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; DRLN_narrow needs an even number")
+        trunk = DenseGroups(
+            [2] * (num_modules // 2),
+            block=lambda: DRLM(nf, residual_blocks=2, hidden=max(1, nf // 12)),
+            compress=lambda k: nn.Sequential(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+        )
+        super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
+
+    def start_from_interpolation(self) -> None:
+        interpolate_at_high_resolution(self)
+
+
+class DistillationDRLM(DistillationBlock):
+    """The third attempt's block: an IMDB's splits on depthwise-separable convs, then Laplacian attention."""
+
+    def __init__(self, nf: int) -> None:
+        super().__init__(nf, negative_slope=0.01)
+        distilled, remaining = self.sizes
+        self.c1 = separable_conv(nf, nf)
+        self.c2 = separable_conv(remaining, nf)
+        self.c3 = separable_conv(remaining, nf)
+        self.c4 = nn.Sequential(separable_conv(remaining, distilled), nn.LeakyReLU(0.01, inplace=True))
+        self.c5 = nn.Sequential(separable_conv(nf, nf, kernel_size=1), nn.LeakyReLU(0.01, inplace=True))
+        self.attention = LaplacianAttention(nf, max(1, nf // 16), nn.LeakyReLU(0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(self.c5(self.distil(x)))
+
+
+class PairedTrunk(nn.Module):
+    """The third attempt's wiring: blocks in pairs, the first compression seeing only the second block."""
+
+    def __init__(self, nf: int, pairs: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DistillationDRLM(nf) for _ in range(2 * pairs))
+        self.first_compression = separable_compression(nf, nf)
+        self.compressions = nn.ModuleList(separable_compression((2 + i % 2) * nf, nf) for i in range(2 * (pairs - 1)))
+
+    def forward(self, head: Tensor) -> Tensor:
+        read = self.blocks[1](self.blocks[0](head))
+        compressed = self.first_compression(read)
+        residual = compressed + head
+        for i in range(0, len(self.compressions), 2):
+            kept = torch.cat((compressed, self.blocks[i + 2](read)), dim=1)
+            middle = self.compressions[i](kept)
+            compressed = self.compressions[i + 1](torch.cat((kept, self.blocks[i + 3](middle)), dim=1))
+            residual = read = compressed + residual
+        return residual + head
+
+    def group_ends(self) -> list[nn.Sequential]:
+        return [self.first_compression, *self.compressions[1::2]]
+
+
+def separable_compression(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(separable_conv(in_channels, out_channels), nn.LeakyReLU(0.01, inplace=True))
+
+
+class DRLN_slim(MeanShiftedDRLN):
+    """The report's third attempt, the one handed in: distillation blocks, separable convs, pixel shuffle to RGB.
+
+    Args:
+        nf: features, a positive multiple of 4.
+        num_modules: blocks, a positive multiple of 2.
+        scale: 2, 3 or 4.
+    Raises:
+        ValueError: a size the architecture does not allow.
+    Source: the student's report.
+    """
+
+    def __init__(self, nf: int = 36, num_modules: int = 8, scale: int = 3) -> None:
+        check_scale(scale)
+        require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; DRLN_slim needs an even number")
+        upsampler = nn.Sequential(*pixel_shuffle_upsampler(nf, scale), conv1x1(3, 3))
+        super().__init__(nf, scale, PairedTrunk(nf, num_modules // 2), upsampler)
+
+    def start_from_interpolation(self) -> None:
+        interpolate_rgb(self.head, last_convs(self.trunk.group_ends()), self.upsampler[0], self.scale, copies=2)
+        for channel in range(3):
+            pass_through(self.upsampler[2], channel, channel)
+
+
+def last_convs(modules: Sequence[nn.Module]) -> list[nn.Conv2d]:
+    return [[m for m in module.modules() if isinstance(m, nn.Conv2d)][-1] for module in modules]
+
+
+@torch.no_grad()
+def interpolate_at_high_resolution(model: MeanShiftedDRLN) -> None:
+    """Makes a network with upsampler_at_high_resolution start near bilinear interpolation.
+
+    Six channels carry ±RGB through the upsampler's ReLUs, as relu(x) − relu(−x) = x. The running residual begins with
+    the head's features and they are added again after the trunk, hence the half in the tail.
+    """
+    for channel in range(6):
+        pass_through(model.head, channel % 3, channel, sign=1.0 if channel < 3 else -1.0)
+    for conv in last_convs(model.trunk.group_ends()):
+        damp(conv, 0.01)
+    *upsampling, tail = (m for m in model.upsampler if isinstance(m, nn.Conv2d))
+    for conv in upsampling:
+        scale = math.isqrt(conv.out_channels // conv.in_channels)
+        conv.weight[: 6 * scale**2] = 0
+        conv.bias[: 6 * scale**2] = 0
+        for channel in range(6):
+            bilinear_channel(conv, channel, channel, scale)
+    damp(tail, 0.1)
+    tail.weight[:, :6] = 0
+    for channel in range(6):
+        tail.weight[channel % 3, channel, 1, 1] = 0.5 if channel < 3 else -0.5

@@ -86,7 +86,7 @@ class IMDN(nn.Module):
         return self.upsampler(h + features)
 
     def start_from_interpolation(self) -> None:
-        interpolate_rgb(self.head, self.trunk_conv, self.upsampler[0], self.upsampler[1].upscale_factor)
+        interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)
 
 
 class IMDN_dw(IMDN):
@@ -122,4 +122,4 @@ class IMDN_RTC(nn.Module):
         return self.upsampler(self.trunk_conv(self.blocks(features)) + features)
 
     def start_from_interpolation(self) -> None:
-        interpolate_rgb(self.head, self.trunk_conv, self.upsampler[0], self.upsampler[1].upscale_factor)
+        interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

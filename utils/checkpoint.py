@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models import build_model
+from models import build_model, complete_hyperparameters
 from utils.files import atomic_path
 
 FORMAT = 1
@@ -117,7 +117,7 @@ AUTHORS_NAMES = (
 )
 
 
-def load_model(path: Path, name: str | None = None, **hyperparameters: int) -> tuple[nn.Module, dict]:
+def load_model(path: Path, name: str | None = None, **hyperparameters: int | None) -> tuple[nn.Module, dict]:
     """Rebuilds a network from what its file says.
 
     Args:
@@ -128,26 +128,20 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int) -> t
         CheckpointError: unreadable, no architecture given, or weights of another shape.
     """
     state, metadata = read_weights(path)
-    stored = {"name": metadata.get("model"), **metadata.get("hyperparameters", {})}
-    given = {k: v for k, v in {"name": name, **hyperparameters}.items() if v is not None}
-    for key, value in given.items():
-        if stored.get(key) not in (None, value):
+    stored = {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
+    for key, value in {"model": name, **hyperparameters}.items():
+        if None not in (value, stored.get(key)) and value != stored[key]:
             raise CheckpointError(f"{path} holds {key} {stored[key]}, not {value}; leave that flag out")
-    wanted = {k: v for k, v in {**stored, **given}.items() if v is not None}
-    if "name" not in wanted:
+    name = name or stored["model"]
+    if name is None:
         raise CheckpointError(f"{path} does not say which network it holds; give --model (and --nf, --modules, --scale)")
-    model = build_model(**wanted)
+    sizes = complete_hyperparameters(name, **{**hyperparameters, **metadata.get("hyperparameters", {})})
+    model = build_model(name, **sizes)
     if not metadata:
         state = from_authors_names(state)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"{path} does not fit {describe(wanted)}: {first[:200]}") from error
-    architecture = {k: v for k, v in wanted.items() if k != "name"}
-    return model.eval(), {**metadata, "model": wanted["name"], "hyperparameters": architecture}
-
-
-def describe(wanted: dict) -> str:
-    sizes = ", ".join(f"{k}={v}" for k, v in wanted.items() if k != "name")
-    return f"{wanted['name']} ({sizes})" if sizes else f"{wanted['name']} with its default sizes"
+        reason = str(error).splitlines()[1].strip()
+        raise CheckpointError(f"{path} does not fit {name} {sizes}: {reason[:200]}") from error
+    return model.eval(), {**metadata, "model": name, "hyperparameters": sizes}

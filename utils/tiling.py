@@ -45,3 +45,43 @@ def mirror_to(image: Tensor, length: int, dim: int) -> Tensor:
     """Appends the flipped image along `dim`, cut at `length`; at most twice the image."""
     missing = length - image.shape[dim]
     return torch.cat((image, image.flip(dim).narrow(dim, 0, missing)), dim=dim)
+
+
+def super_resolve(model: nn.Module, lr: Tensor, scale: int, tile: int = 256, overlap: int = 16) -> Tensor:
+    """Super-resolves an image of any size in bounded memory.
+
+    Square tiles overlap; each gives its middle, away from the cuts. An image within one tile is not cut. Channel
+    attention sees one tile at a time, so a network that has it gives slightly other pixels than on the whole image.
+
+    Args:
+        lr: (1, 3, H, W) RGB in [0, 1].
+        tile: LR pixels a side, more than 2·overlap.
+        overlap: LR pixels thrown away at each cut.
+    Returns:
+        (1, 3, scale·H, scale·W), not clamped.
+    Raises:
+        ValueError: the tile is not larger than both its margins.
+    """
+    if tile <= 2 * overlap:
+        raise ValueError(f"tile {tile} is not larger than twice the overlap {overlap}")
+    height, width = lr.shape[-2:]
+    sr = lr.new_empty(1, 3, height * scale, width * scale)
+    for top, rows in cuts(height, tile, overlap):
+        for left, columns in cuts(width, tile, overlap):
+            piece = model(lr[..., top : top + tile, left : left + tile])
+            kept = piece[..., scaled(rows, -top, scale), scaled(columns, -left, scale)]
+            sr[..., scaled(rows, 0, scale), scaled(columns, 0, scale)] = kept
+    return sr
+
+
+def cuts(length: int, tile: int, overlap: int) -> list[tuple[int, slice]]:
+    """(start of a tile, the part of the axis it gives): the parts cover the axis once."""
+    if length <= tile:
+        return [(0, slice(0, length))]
+    starts = [*range(0, length - tile, tile - 2 * overlap), length - tile]
+    bounds = [0, *(start + overlap for start in starts[1:]), length]
+    return [(start, slice(a, b)) for start, a, b in zip(starts, bounds, bounds[1:])]
+
+
+def scaled(part: slice, offset: int, scale: int) -> slice:
+    return slice((part.start + offset) * scale, (part.stop + offset) * scale)
