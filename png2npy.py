@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import cv2
@@ -34,7 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--make-lr", type=int, choices=(2, 3, 4), help="also write X_LR_bicubic/X{N} for each X_HR, where missing"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
     args = parser.parse_args(argv)
     if not args.pathFrom.is_dir():
         parser.error(f"--pathFrom {args.pathFrom} is not a folder")
@@ -98,7 +98,8 @@ def convert(job: Job) -> str | None:
 def run(jobs: list[Job], workers: int) -> list[str]:
     """Converts in parallel with a progress bar; returns what went wrong, in order of the names."""
     problems = []
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    cv2.setNumThreads(1)  # one core an image
+    with ThreadPoolExecutor(workers) as pool:  # decoding and numpy's loops release the interpreter lock
         futures = [pool.submit(convert, job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
             if problem := future.result():
@@ -114,13 +115,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if args.make_lr:
         jobs += shrinking_jobs(jobs, args.make_lr)
-    problems = same_target(jobs)
-    pending = [job for job in jobs if not is_done(job[0], job[1])] if not problems else []
-    if pending:
-        problems += run(pending, args.workers)
+    if clashes := same_target(jobs):
+        return report(clashes)
+    pending = [job for job in jobs if not is_done(job[0], job[1])]
+    problems = run(pending, args.workers)
+    done = len(jobs) - len(pending)
+    print(f"{len(pending) - len(problems)} written, {done} done before, {len(problems)} failed: {args.pathTo}")
+    return report(problems)
+
+
+def report(problems: list[str]) -> int:
+    """Names what went wrong; returns the exit code."""
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    print(f"{len(pending) - len(problems) if pending else 0} written, {len(jobs) - len(pending)} done before, {len(problems)} failed: {args.pathTo}")
     return 1 if problems else 0
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UMASK = os.umask(0)  # it can only be read by setting it, which is not safe once there are threads
+os.umask(UMASK)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -19,9 +22,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes the file private
+        temporary.chmod(0o666 & ~UMASK)  # mkstemp makes the file private
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""Paths of the reference data, and a tiny decoded DIV2K."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.bicubic import imresize
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+torch.set_num_threads(1)
+
+
+def needs_shared(name: str):
+    """Skips a test where a file or folder of the reference data is absent."""
+    return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"reference data {name} is not here")
+
+
+def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Random blobs: uint8 (H, W, 3), no two places alike."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (-(-height // 6), -(-width // 6), 3)).astype(np.uint8)
+    return imresize(coarse, 6)[:height, :width].copy()
+
+
+def write_decoded(root: Path, name: str, stems: list[str], size: tuple[int, int], scale: int = 3) -> None:
+    hr_folder, lr_folder = root / f"{name}_HR", root / f"{name}_LR_bicubic" / f"X{scale}"
+    for folder in (hr_folder, lr_folder):
+        folder.mkdir(parents=True)
+    for seed, stem in enumerate(stems):
+        hr = smooth_image(*size, seed=seed)
+        np.save(hr_folder / f"{stem}.npy", hr)
+        np.save(lr_folder / f"{stem}x{scale}.npy", imresize(hr, 1 / scale))
+
+
+@pytest.fixture
+def decoded(tmp_path: Path) -> Path:
+    """DIV2K_decoded with three training and two validation images."""
+    root = tmp_path / "DIV2K_decoded"
+    write_decoded(root, "DIV2K_train", ["0001", "0002", "0010"], (48, 60))
+    write_decoded(root, "DIV2K_valid", ["0801", "0802"], (36, 36))
+    return root

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from conftest import SHARED, needs_shared, smooth_image
+
+from utils.bicubic import cubic, imresize
+from utils.download import SET5_CROP, SET5_SHA256, pixel_hash
+from utils.images import read_rgb
+
+
+@needs_shared("data/set5")
+@pytest.mark.parametrize("name", SET5_SHA256)
+def test_set5_pixel_for_pixel(name):
+    hr = read_rgb(SHARED / f"data/set5/original/{name}.png")
+    lr = read_rgb(SHARED / f"data/set5/LRbicx3/{name}.png")
+    np.testing.assert_array_equal(imresize(hr[: 3 * lr.shape[0], : 3 * lr.shape[1]], 1 / 3), lr)
+    assert lr.shape[:2] == tuple(n // SET5_CROP * SET5_CROP // 3 for n in hr.shape[:2])
+    assert pixel_hash(hr) == SET5_SHA256[name]
+
+
+def test_kernel_interpolates_and_sums_to_one():
+    assert cubic(np.array([0.0, 1.0, 2.0, 2.5])).tolist() == [1, 0, 0, 0]
+    for phase in np.linspace(0, 1, 7):
+        assert cubic(np.arange(-3, 4) - phase).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", (1 / 2, 1 / 3, 1 / 4, 2, 3, 4))
+def test_a_flat_image_stays_flat(scale):
+    out = imresize(np.full((12, 24, 3), 77, np.uint8), scale)
+    assert out.shape == (round(12 * scale), round(24 * scale), 3)
+    assert (out == 77).all()
+
+
+def test_size_is_rounded_up_and_edges_are_mirrored():
+    image = smooth_image(11, 7)
+    assert imresize(image, 1 / 3).shape == (4, 3, 3)
+    mirrored = np.concatenate((image, image[::-1]), axis=0)  # what lies past the bottom edge
+    np.testing.assert_array_equal(imresize(image, 3)[:30], imresize(mirrored, 3)[:30])
+
+
+def test_scale_one_is_the_image():
+    image = smooth_image(9, 8)
+    np.testing.assert_array_equal(imresize(image, 1), image)
+
+
+def test_grey_images_and_bad_input():
+    assert imresize(smooth_image(6, 6)[..., 0], 1 / 2).shape == (3, 3)
+    for bad in (np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ValueError, match="uint8"):
+            imresize(bad, 2)
+    with pytest.raises(ValueError, match="positive"):
+        imresize(smooth_image(6, 6), 0)

@@ -1,0 +1,182 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED, needs_shared, smooth_image, write_decoded
+from torch.utils.data import DataLoader
+
+from dataset import BenchmarkSet, DataError, Pair, PairedPatches, augmented, find_pairs, sample_pairs
+from utils.images import write_rgb
+
+
+def patches(root, split="training", **options) -> PairedPatches:
+    options = {"scale": 3, "patch_size": 24, "length": 64} | options
+    return PairedPatches([(find_pairs(root, split, options["scale"]), 2)], split=split, **options)
+
+
+def test_pairs_are_in_natural_order(decoded):
+    assert [pair.name for pair in find_pairs(decoded, "training", 3)] == ["0001", "0002", "0010"]
+    assert [pair.name for pair in find_pairs(decoded, "validation", 3)] == ["0801", "0802"]
+    assert all(pair.lr.stem == pair.name + "x3" for pair in find_pairs(decoded, "training", 3))
+
+
+def test_flickr2k_layout(tmp_path):
+    write_decoded(tmp_path, "Flickr2K", ["000001"], (30, 30))
+    assert [pair.name for pair in find_pairs(tmp_path, "training", 3)] == ["000001"]
+    assert find_pairs(tmp_path, "validation", 3) == []
+
+
+def test_a_validation_set_alone_is_not_trained_on(tmp_path):
+    write_decoded(tmp_path, "DIV2K_valid", ["0801"], (30, 30))
+    assert find_pairs(tmp_path, "training", 3) == []
+
+
+def coordinate_pair(height: int = 20, width: int = 30, scale: int = 3) -> Pair:
+    """LR and HR pixels that carry their LR row and column."""
+    rows, columns = np.mgrid[:height, :width]
+    lr = np.stack((rows, columns, rows * 0), axis=2).astype(np.uint8)
+    return Pair("coordinates", lr, lr.repeat(scale, 0).repeat(scale, 1))
+
+
+def test_lr_and_hr_are_aligned_under_every_flip_and_rotation():
+    dataset = PairedPatches([([coordinate_pair()], 1)], scale=3, patch_size=12, split="training", length=200)
+    orientations = set()
+    for lr, hr in (dataset[i] for i in range(200)):
+        assert lr.shape == (3, 4, 4) and hr.shape == (3, 12, 12) and lr.dtype == torch.uint8
+        assert torch.equal(hr, lr.repeat_interleave(3, 1).repeat_interleave(3, 2))
+        orientations.add(tuple((lr[:2, 1, 2].int() - lr[:2, 1, 1].int()).tolist() + (lr[:2, 2, 1].int() - lr[:2, 1, 1].int()).tolist()))
+    assert len(orientations) == 8
+
+
+def test_augmentation_by_hand():
+    patch = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert augmented(patch, 1, False)[0].tolist() == [[3, 9], [0, 6]]
+    assert augmented(patch, 0, True)[0].tolist() == [[3, 0], [9, 6]]
+
+
+def test_every_position_is_equally_likely_times_repeat():
+    small, large = coordinate_pair(8, 8), coordinate_pair(15, 22)  # 9·25 and 15·... positions of a 4-pixel patch
+    dataset = PairedPatches([([small], 3), ([large], 1)], scale=3, patch_size=12, split="training", length=10)
+    expected = 3 * 5 * 5 / (3 * 5 * 5 + 12 * 19)
+    assert dataset.cumulative.tolist() == pytest.approx([expected, 1])
+
+
+def test_a_sample_depends_on_seed_and_index_alone(decoded):
+    a, b = patches(decoded, seed=1), patches(decoded, seed=1)
+    later = [b[i] for i in (40, 7)]
+    assert torch.equal(a[7][1], later[1][1]) and torch.equal(a[40][0], later[0][0])
+    assert any(not torch.equal(a[i][1], patches(decoded, seed=2)[i][1]) for i in range(4))
+    assert any(not torch.equal(a[0][1], a[i][1]) for i in range(1, 4))
+
+
+def test_same_batches_with_no_and_two_workers(decoded):
+    alone, shared = (list(DataLoader(patches(decoded, length=16), batch_size=4, num_workers=n)) for n in (0, 2))
+    assert len(alone) == len(shared) == 4
+    for one, two in zip(alone, shared):
+        assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+
+
+def test_a_used_dataset_pickles_without_its_images(decoded):
+    dataset = patches(decoded)
+    expected = dataset[0]
+    data = pickle.dumps(dataset)
+    assert len(data) < 5000
+    assert torch.equal(pickle.loads(data)[0][1], expected[1])
+
+
+def test_validation_goes_through_every_image_unflipped(decoded):
+    dataset = patches(decoded, "validation", patch_size=36, length=None)
+    assert len(dataset) == 4
+    for index, name in enumerate(("0801", "0801", "0802", "0802")):
+        hr = np.load(decoded / f"DIV2K_valid_HR/{name}.npy")
+        np.testing.assert_array_equal(dataset[index][1].permute(1, 2, 0).numpy(), hr)
+
+
+def test_a_missing_partner_is_named(decoded):
+    (decoded / "DIV2K_train_LR_bicubic/X3/0002x3.npy").unlink()
+    with pytest.raises(DataError, match=r"training .*X3: 0002"):
+        find_pairs(decoded, "training", 3)
+
+
+def test_an_lr_without_hr_is_named(decoded):
+    (decoded / "DIV2K_valid_HR/0802.npy").unlink()
+    with pytest.raises(DataError, match=r"validation .*DIV2K_valid_HR: 0802"):
+        find_pairs(decoded, "validation", 3)
+
+
+def test_no_lr_at_all_says_how_to_make_it(decoded):
+    with pytest.raises(DataError, match="--make-lr"):
+        find_pairs(decoded, "training", 2)
+
+
+def test_sizes_that_do_not_match_name_the_file(decoded):
+    np.save(decoded / "DIV2K_train_HR/0010.npy", smooth_image(48, 57))
+    with pytest.raises(DataError, match=r"training pair 0010: HR is 57×48.*0010.npy"):
+        patches(decoded)
+
+
+def test_an_image_smaller_than_the_patch_is_named(decoded):
+    with pytest.raises(DataError, match=r"validation image 0801 is 36×36, smaller than the 39"):
+        patches(decoded, "validation", patch_size=39)
+
+
+@pytest.mark.parametrize("patch_size", (0, 25))
+def test_a_patch_that_is_no_multiple_of_the_scale(decoded, patch_size):
+    with pytest.raises(DataError, match="multiple of the scale"):
+        patches(decoded, patch_size=patch_size)
+
+
+@pytest.mark.parametrize("content", (b"", b"not an array", "float"))
+def test_a_damaged_array_is_named(decoded, content):
+    file = decoded / "DIV2K_train_HR/0001.npy"
+    np.save(file, np.zeros((48, 60, 3))) if content == "float" else file.write_bytes(content)
+    with pytest.raises(DataError, match=r"0001.npy .*png2npy.py again"):
+        patches(decoded)
+
+
+def test_a_truncated_array_is_named(decoded):
+    file = decoded / "DIV2K_train_HR/0001.npy"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match="0001.npy"):
+        patches(decoded)
+
+
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_the_sample_set_needs_no_download(scale):
+    training, validation = sample_pairs("training", scale), sample_pairs("validation", scale)
+    assert len(training) >= 3 and len(validation) == 2
+    assert not {p.name for p in training} & {p.name for p in validation}
+    PairedPatches([(training, 1)], scale=scale, patch_size=48 * scale, split="training", length=1)[0]
+
+
+def test_benchmark_from_set5_layout(tmp_path):
+    for name in ("b", "a"):
+        write_rgb(tmp_path / f"original/{name}.png", smooth_image(31, 32))
+        write_rgb(tmp_path / f"LRbicx3/{name}x3.png", smooth_image(10, 10))
+    assert [name for name, _, _ in BenchmarkSet.from_set5(tmp_path, 3)] == ["a", "b"]
+    (tmp_path / "LRbicx3/ax3.png").unlink()
+    with pytest.raises(DataError, match="partner: a"):
+        BenchmarkSet.from_set5(tmp_path, 3)
+
+
+def test_benchmark_from_a_folder(tmp_path):
+    write_rgb(tmp_path / "a.png", smooth_image(31, 32))
+    ((name, lr, hr),) = BenchmarkSet.from_folder(tmp_path, 3)
+    assert (name, lr.shape, hr.shape) == ("a", (10, 10, 3), (30, 30, 3))
+
+
+def test_benchmark_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(DataError, match="no images"):
+        BenchmarkSet.from_folder(tmp_path, 3)
+    with pytest.raises(DataError, match="LRbicx3"):
+        BenchmarkSet.from_set5(tmp_path, 3)
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="bad.png: not an image"):
+        BenchmarkSet.from_folder(tmp_path, 3)
+
+
+@needs_shared("data/set5")
+def test_set5_has_five_images():
+    names = [name for name, _, _ in BenchmarkSet.from_set5(SHARED / "data/set5", 3)]
+    assert names == ["baby", "bird", "butterfly", "head", "woman"]

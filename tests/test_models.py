@@ -1,0 +1,159 @@
+import itertools
+
+import pytest
+import torch
+from conftest import SHARED, needs_shared
+
+from models import MODELS, build_model, complete_hyperparameters
+from models.blocks import ContrastAwareChannelAttention
+from utils.cost import count_cost
+
+# (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout.
+COSTS = {
+    ("IMDN", 64, 6): (91.502942976, 0.703059),
+    ("IMDN", 20, 6): (9.43325256, 0.072813),
+    ("IMDN_RTC", 12, 5): (2.820538368, 0.021825),
+    ("IMDN_RTC", 16, 10): (9.051308032, 0.069795),
+    ("IMDN_RTC", 12, 16): (8.049917952, 0.062283),
+    ("IMDN_dw", 40, 6): (10.2157584, 0.081345),
+    ("IMDN_dw", 36, 8): (10.390347648, 0.083319),
+    ("IMDN_dw", 32, 10): (9.984547072, 0.079999),
+    ("DRLN", 64, 20): (4499.812678144, 34.614795),
+    ("DRLN_narrow", 12, 4): (10.767045792, 0.082599),
+    ("DRLN_slim", 36, 8): (10.88467488, 0.117399),
+}
+SMALL = {"DRLN": {"nf": 16, "num_modules": 3}, "DRLN_narrow": {"num_modules": 2}, "DRLN_slim": {"num_modules": 4}}
+SMALL |= {name: {"nf": 8, "num_modules": 2} for name in ("IMDN", "IMDN_RTC", "IMDN_dw")}
+
+
+def small(name: str, scale: int = 3) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_model(name, scale=scale, **SMALL[name])
+
+
+@pytest.mark.parametrize("row", COSTS, ids=lambda row: "-".join(map(str, row)))
+def test_cost_to_the_digit(row):
+    name, nf, num_modules = row
+    assert count_cost(build_model(name, nf=nf, num_modules=num_modules)) == pytest.approx(COSTS[row], rel=1e-12)
+
+
+def test_every_model_is_in_the_tables():
+    assert {name for name, *_ in COSTS} == MODELS.keys() == SMALL.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_defaults_are_a_row(name):
+    hyperparameters = complete_hyperparameters(name)
+    assert (name, hyperparameters["nf"], hyperparameters["num_modules"]) in COSTS
+    assert hyperparameters["scale"] == 3
+
+
+def test_counting_leaves_the_model_alone():
+    model = small("IMDN_dw")
+    names = list(model.state_dict())
+    count_cost(model)
+    assert list(model.state_dict()) == names
+    assert not list(model.parameters())[0].is_meta
+
+
+@pytest.mark.parametrize(("name", "scale", "size"), list(itertools.product(MODELS, (2, 3, 4), ((7, 5), (1, 9)))))
+def test_shape_at_odd_sizes(name, scale, size):
+    with torch.inference_mode():
+        assert small(name, scale)(torch.rand(2, 3, *size)).shape == (2, 3, scale * size[0], scale * size[1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient(name):
+    model = small(name)
+    model(torch.rand(2, 3, 12, 12)).square().mean().backward()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"no gradient for {parameter_name}"
+            assert parameter.grad.isfinite().all(), f"gradient of {parameter_name} is not finite"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_mean_shift_is_frozen(name):
+    frozen = {n.split(".")[0] for n, p in small(name).named_parameters() if not p.requires_grad}
+    assert frozen == ({"subtract_mean", "add_mean"} if name.startswith("DRLN") else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "says"),
+    [
+        ("IMDN", {"nf": 18}, "multiple of 4"),
+        ("IMDN_dw", {"nf": 0}, "multiple of 4"),
+        ("IMDN_RTC", {"num_modules": 0}, "at least 1"),
+        ("IMDN_dw", {"scale": 5}, "2, 3, 4"),
+        ("DRLN", {"nf": 24}, "multiple of 16"),
+        ("DRLN", {"num_modules": 5}, "3, 4, or 6"),
+        ("DRLN_narrow", {"num_modules": 3}, "even"),
+        ("DRLN_slim", {"num_modules": 7}, "even"),
+        ("DRLN_slim", {"nf": 30}, "multiple of 4"),
+        ("IMDN_DW", {}, "IMDN_dw"),
+        ("IMDN", {"modules": 6}, "num_modules"),
+    ],
+)
+def test_what_is_not_allowed_says_what_is(name, hyperparameters, says):
+    with pytest.raises(ValueError, match=says):
+        build_model(name, **hyperparameters)
+
+
+@pytest.mark.parametrize("num_modules", (3, 4, 6, 7, 8, 9))
+def test_drln_has_the_modules_it_is_asked_for(num_modules):
+    model = build_model("DRLN", nf=16, num_modules=num_modules)
+    assert sum(len(group) for group in model.trunk.blocks) == num_modules
+
+
+def test_cca_is_standard_deviation_plus_mean():
+    torch.manual_seed(0)
+    attention, x = ContrastAwareChannelAttention(16), torch.randn(2, 16, 9, 7)
+    statistics = x.std(dim=(2, 3), correction=0, keepdim=True) + x.mean(dim=(2, 3), keepdim=True)
+    torch.testing.assert_close(attention(x), x * attention.gate(statistics))
+
+
+def test_cca_gradient_is_the_definition_s():
+    torch.manual_seed(0)
+    attention, x = ContrastAwareChannelAttention(8), torch.randn(1, 8, 5, 4, requires_grad=True)
+    statistics = x.std(dim=(2, 3), correction=0, keepdim=True) + x.mean(dim=(2, 3), keepdim=True)
+    (expected,) = torch.autograd.grad((x * attention.gate(statistics)).square().sum(), x)
+    (gradient,) = torch.autograd.grad(attention(x).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("bf16", (False, True))
+@pytest.mark.parametrize("value", (0.0, 0.5, 1e-20))
+def test_cca_on_a_constant_map_has_finite_gradients(value, bf16):
+    attention, x = ContrastAwareChannelAttention(8), torch.full((1, 8, 6, 6), value, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        attention(x).float().square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in attention.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_starts_from_interpolation(name, scale):
+    model, x = small(name, scale), torch.rand(1, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    random = model(x)
+    model.start_from_interpolation()
+    bilinear = torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear")
+
+    def error(sr):
+        inside = (sr - bilinear)[..., 8 * scale : -8 * scale, 8 * scale : -8 * scale]
+        return inside.square().mean().sqrt().item()
+
+    assert error(model(x)) < 0.07 < error(random)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@needs_shared("weights/IMDN_x3_official.pth")
+def test_authors_weights_use_this_architecture():
+    from utils.checkpoint import load_model
+
+    model, metadata = load_model(SHARED / "weights/IMDN_x3_official.pth", "IMDN")
+    assert metadata["hyperparameters"] == {"nf": 64, "num_modules": 6, "scale": 3}
+    with torch.inference_mode():
+        flat = model(torch.full((1, 3, 16, 16), 0.5))
+    assert flat[..., 12:-12, 12:-12].mean().item() == pytest.approx(0.5, abs=0.01)

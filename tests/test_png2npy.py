@@ -1,0 +1,127 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+from conftest import smooth_image
+
+import png2npy
+from dataset import find_pairs
+from utils.bicubic import imresize
+from utils.images import IMAGE_SUFFIXES, read_rgb, write_rgb
+
+
+@pytest.fixture
+def div2k(tmp_path):
+    root = tmp_path / "DIV2K"
+    for stem in ("0001", "0002"):
+        hr = smooth_image(24, 30, seed=int(stem))
+        write_rgb(root / f"DIV2K_train_HR/{stem}.png", hr)
+        write_rgb(root / f"DIV2K_train_LR_bicubic/X3/{stem}x3.png", imresize(hr, 1 / 3))
+    return root
+
+
+def decode(root, *flags) -> int:
+    return png2npy.main(["--pathFrom", str(root), "--pathTo", f"{root}_decoded", "--workers", "1", *flags])
+
+
+def test_the_tree_is_mirrored(div2k, tmp_path):
+    assert decode(div2k) == 0
+    decoded = tmp_path / "DIV2K_decoded"
+    assert sorted(str(f.relative_to(decoded)) for f in decoded.rglob("*.*")) == [
+        "DIV2K_train_HR/0001.npy",
+        "DIV2K_train_HR/0002.npy",
+        "DIV2K_train_LR_bicubic/X3/0001x3.npy",
+        "DIV2K_train_LR_bicubic/X3/0002x3.npy",
+    ]
+    array = np.load(decoded / "DIV2K_train_HR/0001.npy")
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, smooth_image(24, 30, seed=1))
+    assert len(find_pairs(decoded, "training", 3)) == 2
+
+
+def test_done_files_are_skipped_and_changed_ones_redone(div2k, tmp_path, capsys):
+    decode(div2k)
+    assert decode(div2k) == 0
+    assert "0 written, 4 done before" in capsys.readouterr().out
+    changed = div2k / "DIV2K_train_HR/0001.png"
+    write_rgb(changed, smooth_image(24, 30, seed=9))
+    os.utime(changed, (1, 1))  # older than before: restored from an archive, say
+    assert decode(div2k) == 0
+    assert "1 written, 3 done before" in capsys.readouterr().out
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "DIV2K_decoded/DIV2K_train_HR/0001.npy"), smooth_image(24, 30, seed=9)
+    )
+
+
+def test_make_lr_writes_what_is_missing(div2k, tmp_path, capsys):
+    (div2k / "DIV2K_train_LR_bicubic/X3/0002x3.png").unlink()
+    assert decode(div2k, "--make-lr", "3") == 0
+    assert "4 written" in capsys.readouterr().out
+    lr = np.load(tmp_path / "DIV2K_decoded/DIV2K_train_LR_bicubic/X3/0002x3.npy")
+    np.testing.assert_array_equal(lr, imresize(smooth_image(24, 30, seed=2), 1 / 3))
+    assert decode(div2k, "--make-lr", "2") == 0
+    assert len(find_pairs(tmp_path / "DIV2K_decoded", "training", 2)) == 2
+
+
+def test_make_lr_names_a_size_that_is_no_multiple(div2k, capsys):
+    assert decode(div2k, "--make-lr", "4") == 1
+    assert "0001.png: 30×24 is not a multiple of 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_formats(tmp_path, suffix):
+    image = smooth_image(24, 30)
+    write_rgb(tmp_path / f"in/a{suffix}", image)
+    assert decode(tmp_path / "in") == 0
+    difference = np.abs(np.load(tmp_path / "in_decoded/a.npy").astype(int) - image)
+    assert difference.mean() < (4 if suffix in (".jpg", ".jpeg", ".webp") else 1e-9)
+
+
+def test_bad_images_are_named_and_the_rest_converted(div2k, capsys):
+    folder = div2k / "DIV2K_train_HR"
+    data = (folder / "0001.png").read_bytes()
+    (folder / "truncated.png").write_bytes(data[: len(data) // 2])
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "empty.png").write_bytes(b"")
+    cv2.imwrite(str(folder / "deep.png"), np.zeros((6, 6, 3), np.uint16))
+    cv2.imwrite(str(folder / "alpha.png"), np.zeros((6, 6, 4), np.uint8))
+    cv2.imwrite(str(folder / "grey.png"), smooth_image(6, 6)[..., 0])
+    assert decode(div2k) == 1
+    out, err = capsys.readouterr()
+    assert "5 written, 0 done before, 5 failed" in out
+    for named in ("truncated.png: not an image, or truncated", "text.jpg: not", "empty.png: not", "deep.png: 16-bit", "alpha.png: has an alpha"):
+        assert named in err
+    decoded = div2k.with_name("DIV2K_decoded")
+    assert np.load(decoded / "DIV2K_train_HR/grey.npy").shape == (6, 6, 3)
+    assert not [f for f in decoded.rglob("*") if f.name.startswith(".")], "a half-written file stayed"
+
+
+def test_no_image_is_an_error(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert decode(tmp_path / "empty") == 1
+    assert "no image found" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_an_error(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        decode(tmp_path / "nowhere")
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_two_images_of_one_name_are_named(tmp_path, capsys):
+    for suffix in (".png", ".bmp"):
+        write_rgb(tmp_path / f"in/a{suffix}", smooth_image(6, 6))
+    assert decode(tmp_path / "in") == 1
+    assert "would overwrite" in capsys.readouterr().err
+
+
+def test_an_upright_jpeg(tmp_path):
+    """EXIF orientation 6: the camera was turned."""
+    from PIL import Image
+
+    image = Image.fromarray(smooth_image(24, 36))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_rgb(tmp_path / "turned.jpg").shape == (36, 24, 3)
