@@ -116,7 +116,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         except CheckpointError as error:
             parser.error(f"--resume: {error}")
         saved = {key: value for key, value in state["args"].items() if key not in ("resume", "device", "workers")}
-        parser.set_defaults(**saved, save_dir=args.resume.parent)
+        parser.set_defaults(**saved | {"save_dir": args.resume.parent})
         args = parser.parse_args(argv)
         for flag in FIXED:
             if getattr(args, flag) != saved[flag]:

@@ -4,7 +4,7 @@ import inspect
 
 import torch.nn as nn
 
-from models.drln import DRLN, DRLN_narrow, DRLN_slim
+from models.drln import DRLN, DRLN_dw, DRLN_narrow, DRLN_slim
 from models.imdn import IMDN, IMDN_RTC, IMDN_dw
 
 MODELS = {
@@ -13,6 +13,7 @@ MODELS = {
     "IMDN_dw": IMDN_dw,
     "DRLN": DRLN,
     "DRLN_narrow": DRLN_narrow,
+    "DRLN_dw": DRLN_dw,
     "DRLN_slim": DRLN_slim,
 }
 

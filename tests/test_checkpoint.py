@@ -1,0 +1,125 @@
+import json
+
+import pytest
+import torch
+from conftest import SHARED, needs_shared
+from safetensors import safe_open
+
+from models import build_model
+from utils.checkpoint import METADATA_KEY, CheckpointError, from_authors_names, load_model, load_state, save_state, save_weights
+from utils.files import atomic_path
+
+SIZES = {"nf": 8, "num_modules": 2, "scale": 3}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model("IMDN", **SIZES).eval()
+
+
+def authors_state(model) -> dict[str, torch.Tensor]:
+    """The state dict as the IMDN authors would have saved it."""
+    names = {"head": "fea_conv", "fusion.0": "c.0", "trunk_conv": "LR_conv", "upsampler.0": "upsampler.0"}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        module, kind = name.rsplit(".", 1)
+        if module.startswith("blocks."):
+            _, index, rest = module.split(".", 2)
+            module = f"IMDB{int(index) + 1}.{rest.replace('cca.gate', 'cca.conv_du')}"
+        state[f"{names.get(module, module)}.{kind}"] = tensor
+    return state
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_published_weights_describe_themselves(model, tmp_path):
+    metadata = {"model": "IMDN", "hyperparameters": SIZES, "seed": 3, "commands": ["python train.py"]}
+    save_weights(tmp_path / "w.safetensors", model, metadata)
+    loaded, read = load_model(tmp_path / "w.safetensors")
+    assert same(loaded, model) and read == metadata and not loaded.training
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()[METADATA_KEY])["model"] == "IMDN"
+
+
+def test_flags_that_contradict_the_file_are_refused(model, tmp_path):
+    save_weights(tmp_path / "w.safetensors", model, {"model": "IMDN", "hyperparameters": SIZES})
+    load_model(tmp_path / "w.safetensors", "IMDN", nf=8)
+    for wrong in ({"name": "IMDN_dw"}, {"nf": 12}, {"scale": 2}):
+        with pytest.raises(CheckpointError, match="leave that flag out"):
+            load_model(tmp_path / "w.safetensors", **wrong)
+
+
+@pytest.mark.parametrize("prefix", ("", "module."))
+def test_authors_files_load(model, tmp_path, prefix):
+    state = {prefix + name: tensor for name, tensor in authors_state(model).items()}
+    state |= {f"{prefix}IMDB1.c1.total_ops": torch.zeros(1), f"{prefix}total_params": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pth")
+    loaded, metadata = load_model(tmp_path / "w.pth", "IMDN", nf=8, num_modules=2)
+    assert same(loaded, model) and metadata == {"model": "IMDN", "hyperparameters": SIZES}
+
+
+def test_a_bare_state_dict_needs_a_model(model, tmp_path):
+    torch.save(authors_state(model), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="give --model"):
+        load_model(tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="does not fit IMDN"):
+        load_model(tmp_path / "w.pth", "IMDN", nf=12, num_modules=2)
+
+
+def test_everything_else_is_strict(model, tmp_path):
+    state = authors_state(model)
+    torch.save({**state, "extra.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    torch.save({k: v for k, v in state.items() if k != "LR_conv.bias"}, tmp_path / "less.pth")
+    for name, says in (("more", "extra.weight"), ("less", "trunk_conv.bias")):
+        with pytest.raises(CheckpointError, match=says):
+            load_model(tmp_path / f"{name}.pth", "IMDN", nf=8, num_modules=2)
+
+
+def test_a_name_that_contains_module_keeps_its_letters():
+    assert list(from_authors_names({"submodule.weight": torch.zeros(1)})) == ["submodule.weight"]
+
+
+@pytest.mark.parametrize("name", ("w.pth", "w.safetensors"))
+def test_damaged_and_missing_files_are_named(tmp_path, name):
+    with pytest.raises(CheckpointError, match=f"{name} does not exist"):
+        load_model(tmp_path / name)
+    (tmp_path / name).write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+        load_model(tmp_path / name)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (print, ("run!",))
+
+    torch.save({"a": Malicious()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_state(tmp_path / "w.pth")
+
+
+def test_state_round_trip_and_foreign_files(tmp_path):
+    save_state(tmp_path / "s.pth", {"epoch": 3, "model": {"w": torch.ones(2)}})
+    state = load_state(tmp_path / "s.pth")
+    assert state["epoch"] == 3 and state["model"]["w"].tolist() == [1, 1]
+    torch.save({"epoch": 3}, tmp_path / "foreign.pth")
+    with pytest.raises(CheckpointError, match="not a training state"):
+        load_state(tmp_path / "foreign.pth")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+@needs_shared("weights/IMDN_x3_official.pth")
+def test_the_authors_file_loads_strictly():
+    model, _ = load_model(SHARED / "weights/IMDN_x3_official.pth", "IMDN")
+    assert sum(p.numel() for p in model.parameters()) == 703059

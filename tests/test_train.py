@@ -1,0 +1,206 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from utils.checkpoint import load_model, load_state
+from utils.ema import EMA
+from utils.schedule import learning_rate_at
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TINY = ["--model", "IMDN_dw", "--nf", "8", "--modules", "1", "--patch", "24", "--valid-patch", "24", "--batch", "2"]
+TINY += ["--iterations", "3", "--device", "cpu", "--set5", "nowhere"]
+
+
+def run(decoded, save_dir, *flags) -> dict:
+    return train.main([*TINY, "--data", str(decoded), "--repeat", "1", "--save-dir", str(save_dir), *flags])
+
+
+def states_equal(a: object, b: object) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(states_equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(states_equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("optimizer", ("adam", "soap"))
+def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, optimizer):
+    flags = ["--optimizer", optimizer, "--schedule", "cosine", "--warmup", "2", "--ema", "0.9", "--clip", "1"]
+    flags += ["--precondition-every", "2", "--epochs", "4"]
+    run(decoded, tmp_path / "whole", *flags)
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(entry, *_):
+        if entry["epoch"] == 2:
+            raise Stop
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(train, "format_entry", stop_after_two)
+        run(decoded, tmp_path / "stopped", *flags)
+    assert load_state(tmp_path / "stopped/last.pth")["epoch"] == 2
+    train.main(["--resume", str(tmp_path / "stopped/last.pth")])
+    whole, stopped = (load_state(tmp_path / name / "last.pth") for name in ("whole", "stopped"))
+    for key in ("epoch", "model", "ema", "optimizer", "best_psnr_db"):
+        assert states_equal(whole[key], stopped[key]), key
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").open()] for name in ("whole", "stopped")]
+    for a, b in zip(*logs, strict=True):
+        assert {**a, "hours": 0} == {**b, "hours": 0}
+
+
+def test_killed_and_resumed(decoded, tmp_path):
+    """kill -9 in the middle of a run, then --resume: the weights of a run never stopped."""
+    flags = ["--epochs", "6", "--ema", "0.9"]
+    command = [sys.executable, "train.py", *TINY, "--data", str(decoded), "--repeat", "1", *flags]
+    process = subprocess.Popen(
+        [*command, "--save-dir", str(tmp_path / "killed")], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed/last.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = load_state(tmp_path / "killed/last.pth")
+    if state["epoch"] < 6:
+        train.main(["--resume", str(tmp_path / "killed/last.pth")])
+    run(decoded, tmp_path / "whole", *flags)
+    killed, whole = (load_state(tmp_path / name / "last.pth") for name in ("killed", "whole"))
+    assert states_equal(killed["model"], whole["model"]) and states_equal(killed["ema"], whole["ema"])
+
+
+def test_a_run_leaves_what_the_docstring_says(decoded, tmp_path, capsys):
+    entry = run(decoded, tmp_path, "--epochs", "2", "--schedule", "cosine")
+    assert {f.name for f in tmp_path.iterdir() if f.is_file()} == {
+        "last.pth", "best.pth", "best.safetensors", "log.jsonl", "lrs.png", "losses.png", "psnr.png",
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert "epoch 2/2" in out and "validation" in out and "no Set5" in out
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert [line["epoch"] for line in lines] == [1, 2] and lines[-1] == entry
+    model, metadata = load_model(tmp_path / "best.safetensors")
+    assert metadata["model"] == "IMDN_dw" and metadata["hyperparameters"] == {"nf": 8, "num_modules": 1, "scale": 3}
+    assert metadata["iterations"] in (3, 6) and metadata["metrics"]["valid_psnr_db"] > 0
+    resumed, _ = load_model(tmp_path / "best.pth")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters()))
+
+
+def test_the_best_is_chosen_by_validation_never_by_set5(decoded, tmp_path, monkeypatch):
+    valid, set5 = iter((30.0, 29.0)), iter((20.0, 40.0))
+    monkeypatch.setattr(train, "validate", lambda *_: next(valid))
+    monkeypatch.setattr(train, "evaluate", lambda *_: [type("Score", (), {"psnr_db": next(set5)})])
+    monkeypatch.setattr(train.BenchmarkSet, "from_set5", lambda *_: [None])
+    run(decoded, tmp_path / "run", "--epochs", "2", "--set5", str(tmp_path))
+    assert load_state(tmp_path / "run/best.pth")["epoch"] == 1
+    assert load_state(tmp_path / "run/last.pth")["epoch"] == 2
+
+
+def test_the_sample_set_trains(tmp_path):
+    entry = train.main([*TINY, "--data", "sample", "--save-dir", str(tmp_path), "--epochs", "1", "--init", "interpolation"])
+    assert entry["valid_psnr_db"] > 20
+
+
+@pytest.mark.parametrize("flags", (["--bf16"], ["--no-channels-last"], ["--workers", "2"], ["--model", "DRLN_slim"]))
+def test_other_paths_train(decoded, tmp_path, flags):
+    assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", *flags)["train_loss"])
+
+
+def test_learning_lowers_the_loss(decoded, tmp_path):
+    run(decoded, tmp_path, "--epochs", "2", "--iterations", "40", "--lr", "3e-3")
+    first, last = [json.loads(line)["train_loss"] for line in (tmp_path / "log.jsonl").open()]
+    assert last < first / 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--model", "IMDN_DW"], "invalid choice"),
+        (["--batch", "0"], "--batch 0: needs at least 1"),
+        (["--lr", "-1"], "must be positive"),
+        (["--ema", "1"], "below 1"),
+        (["--data", "a", "b", "c"], "--repeat"),
+        (["--data", "sample", "b"], "stands alone"),
+        (["--device", "cuda:99"], "--device"),
+        (["--resume", "nowhere.pth"], "does not exist"),
+        (["--modle", "IMDN"], "unrecognized"),
+    ],
+)
+def test_bad_flags_get_one_line(flags, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(flags)
+    assert stopped.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_no_data_says_where_to_get_it(tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train.main([*TINY, "--data", str(tmp_path / "DIV2K_decoded")])
+    message = str(stopped.value)
+    for part in ("DIV2K_decoded", "data.vision.ee.ethz.ch", "Flickr2K.tar", "--data sample"):
+        assert part in message
+
+
+def test_a_run_is_not_written_over(decoded, tmp_path):
+    run(decoded, tmp_path, "--epochs", "1")
+    with pytest.raises(SystemExit, match="holds another run"):
+        run(decoded, tmp_path, "--epochs", "1")
+
+
+def test_resuming_cannot_change_the_network_and_needs_epochs(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "1")
+    with pytest.raises(SystemExit):
+        train.main(["--resume", str(tmp_path / "last.pth"), "--nf", "12"])
+    assert "--nf 12: the resumed run has 8" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--epochs above"):
+        train.main(["--resume", str(tmp_path / "last.pth")])
+    assert train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])["epoch"] == 2
+    assert len(load_state(tmp_path / "last.pth")["commands"]) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(decoded, tmp_path):
+    run(decoded, tmp_path, "--epochs", "1")
+    with pytest.raises(SystemExit, match=r"became (nan|inf) in epoch 2.*--lr"):
+        train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--lr", "1e30"])
+    assert load_state(tmp_path / "last.pth")["epoch"] == 1
+
+
+def test_schedule_in_its_three_cases():
+    options = {"peak": 1e-3, "floor": 3e-4, "decay_steps": 1000}
+    assert learning_rate_at(0, **options) == pytest.approx(1e-3)
+    assert learning_rate_at(500, **options) == pytest.approx(6.5e-4)
+    assert learning_rate_at(1000, **options) == learning_rate_at(9999, **options) == 3e-4
+    assert learning_rate_at(0, **options, warmup_steps=10) == pytest.approx(1e-4)
+    assert learning_rate_at(9, **options, warmup_steps=10) == pytest.approx(1e-3)
+    assert learning_rate_at(10, **options, warmup_steps=10) == pytest.approx(1e-3)
+
+
+def test_the_report_s_schedule_is_the_default():
+    args, _ = train.parse_args([])
+    assert train.learning_rate(0, args) == pytest.approx(1e-3)
+    assert train.learning_rate(1_000_000, args) == train.learning_rate(1_999_999, args) == pytest.approx(3e-4)
+    assert (args.batch, args.patch, args.iterations, args.optimizer, args.data) == (
+        16, 192, 1000, "adam", ["DIV2K_decoded", "Flickr2K_decoded"],
+    )  # fmt: skip
+    assert args.repeat == [10, 1]
+
+
+def test_ema_by_hand():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+        ema = EMA(model, decay=0.5)
+        model.weight.fill_(1.0)
+    ema.update(model, step=1)  # warm-up: 2/11 of the old
+    assert ema.model.weight.item() == pytest.approx(9 / 11)
+    ema.update(model, step=10**6)
+    assert ema.model.weight.item() == pytest.approx(10 / 11)
