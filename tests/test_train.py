@@ -111,15 +111,15 @@ def test_the_sample_set_trains(tmp_path):
     assert entry["valid_psnr_db"] > 20
 
 
-@pytest.mark.parametrize("flags", (["--bf16"], ["--no-channels-last"], ["--workers", "2"], ["--model", "DRLN_slim"]))
+@pytest.mark.parametrize("flags", (["--bf16"], ["--no-channels-last"], ["--workers", "2"], ["--model", "DRLN_slim", "--modules", "2"]))
 def test_other_paths_train(decoded, tmp_path, flags):
     assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", *flags)["train_loss"])
 
 
 def test_learning_lowers_the_loss(decoded, tmp_path):
-    run(decoded, tmp_path, "--epochs", "2", "--iterations", "40", "--lr", "3e-3")
+    run(decoded, tmp_path, "--epochs", "2", "--iterations", "60", "--lr", "3e-3")
     first, last = [json.loads(line)["train_loss"] for line in (tmp_path / "log.jsonl").open()]
-    assert last < first / 2
+    assert last < 0.7 * first
 
 
 @pytest.mark.parametrize(
