@@ -69,7 +69,9 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     hr_files = {f.stem: f for f in hr_folder.glob("*.npy")}
     lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in lr_folder.glob("*.npy")}
     if hr_files and not lr_files:
-        raise DataError(f"{split} images in {hr_folder} have no LR partners in {lr_folder}; png2npy.py --make-lr makes them")
+        raise DataError(
+            f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr makes them"
+        )
     for have, want, where in ((hr_files, lr_files, lr_folder), (lr_files, hr_files, hr_folder)):
         if missing := natsorted(have.keys() - want.keys()):
             named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -218,7 +220,7 @@ class BenchmarkSet:
         for name, lr, hr in items:
             if hr.shape[0] < scale * lr.shape[0] or hr.shape[1] < scale * lr.shape[1]:
                 raise DataError(f"{hr_files[name]} is smaller than {scale} times {lr_files[name]}")
-        return cls(items, root.name)
+        return cls(items, "Set5")
 
     @classmethod
     def from_folder(cls, folder: Path, scale: int) -> "BenchmarkSet":

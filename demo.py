@@ -1,10 +1,12 @@
 """Score a network on Set5, count its cost, or upscale images with it.
 
-    python demo.py                                              # published weights, the report's score sheet
-    python demo.py --all                                        # everything in checkpoint/, one table
-    python demo.py --protocol paper --benchmark B100            # Y-PSNR and SSIM on any folder of images
-    python demo.py --model IMDN_dw --nf 40 --modules 6 --cost-only
-    python demo.py --input photo.jpg --output photo_x3.png
+python demo.py                                              # published weights, the report's score sheet
+python demo.py --all                                        # everything in checkpoint/, one table
+python demo.py --protocol paper --benchmark B100            # Y-PSNR and SSIM on any folder of images
+python demo.py --model IMDN_dw --nf 40 --modules 6 --cost-only
+python demo.py --input photo.jpg --output photo_x3.png
+python demo.py --compare comparison.png --hr photo.png      # LR, bicubic, ours and HR side by side
+python demo.py --checkpoint runs/IMDN_dw_nf40_m6_x3/best.safetensors --publish --benchmark B100
 """
 
 import argparse
@@ -21,13 +23,15 @@ from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, read_named
 from models import MODELS, build_model, complete_hyperparameters
-from utils.checkpoint import CheckpointError, load_model
+from utils.bicubic import imresize
+from utils.checkpoint import CheckpointError, load_model, network_name, save_weights
 from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_image, to_tensor
 from utils.files import atomic_path
 from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
-from utils.metrics import kaggle_score, missed_conditions, ranking_score
+from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
+from utils.pictures import draw_comparison, draw_psnr_against_flops, most_different_crop
 from utils.tables import results_table
 from utils.tiling import super_resolve
 
@@ -49,28 +53,53 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     network.add_argument("--scale", type=int, choices=(2, 3, 4), help="likewise")
     network.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
     scoring = parser.add_argument_group("scoring")
-    scoring.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB, tiled; paper: Y and SSIM")
-    images = scoring.add_mutually_exclusive_group()
-    images.add_argument("--set5", type=Path, help="folder with LRbicx3/ and original/ (default: Set5, fetched if absent)")
-    images.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
+    scoring.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
+    scoring.add_argument("--set5", type=Path, help="folder with LRbicx3/ and original/ (default: Set5, or fetched)")
+    scoring.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
     scoring.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
     scoring.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
+    scoring.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs")
+    scoring.add_argument(
+        "--publish", action="store_true", help="score --checkpoint by both protocols and copy it to checkpoint/"
+    )
+    scoring.add_argument("--data-note", help="with --publish: what the training data was, in words")
     upscaling = parser.add_argument_group("upscaling")
     upscaling.add_argument("--input", type=Path, help="image or folder")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
+    upscaling.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
+    upscaling.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
+    upscaling.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     if args.cost_only and not args.model:
         parser.error("--cost-only needs --model")
-    if (args.input is None) != (args.output is None):
-        parser.error("--input and --output go together")
-    if args.all and (args.checkpoint or args.model or args.input or args.csv):
-        parser.error("--all scores checkpoint/; leave out --checkpoint, --model, --input and --csv")
+    check_flags(parser, args)
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
     return args
+
+
+def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses flags that contradict one another or do nothing together."""
+    if args.compare:
+        if args.output or not (args.input or args.hr):
+            parser.error("--compare needs --input or --hr, and no --output")
+    elif args.hr or args.crop:
+        parser.error("--hr and --crop belong to --compare")
+    elif (args.input is None) != (args.output is None):
+        parser.error("--input and --output go together")
+    if args.all and (args.checkpoint or args.model or args.input or args.compare or args.csv or args.publish):
+        parser.error("--all scores what is in checkpoint/ and nothing else")
+    if args.plot and not args.all:
+        parser.error("--plot goes with --all")
+    if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
+        parser.error("--publish needs --checkpoint, a .safetensors file of train.py's, and no other network")
+    if args.data_note and not args.publish:
+        parser.error("--data-note goes with --publish")
+    if args.set5 and args.benchmark and not args.publish:
+        parser.error("--set5 and --benchmark: give one")
 
 
 def sizes(args: argparse.Namespace) -> dict[str, int | None]:
@@ -95,28 +124,32 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
             return BenchmarkSet.sample(scale)
     if args.protocol == "paper" or not (root / f"LRbicx{scale}").is_dir() and scale != 3:
         benchmark = BenchmarkSet.from_folder(root / "original", scale)
-        benchmark.name = root.name
+        benchmark.name = "Set5"
         return benchmark
     return BenchmarkSet.from_set5(root, scale)
 
 
-def score(checkpoint: Path, args: argparse.Namespace) -> dict:
-    """Scores one file of weights; the keys are those of --json, and `images`, the benchmark's name."""
-    model, metadata = load_model(checkpoint, args.model, **sizes(args))
+def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
+    """Scores one network; the keys are those of --json, and `images`, the benchmark's name."""
     hyperparameters = metadata["hyperparameters"]
-    benchmark = open_benchmark(args, hyperparameters["scale"])
+    scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(model)
-    scores = evaluate(model.to(args.device), tqdm(benchmark, leave=False, disable=None), hyperparameters["scale"], args.protocol)
+    scores = evaluate(model.to(args.device), tqdm(benchmark, leave=False, disable=None), scale, protocol)
     if args.csv:
         write_csv(args.csv, scores)
     return {
         "model": metadata["model"],
         "hyperparameters": hyperparameters,
-        "scale": hyperparameters["scale"],
-        "protocol": args.protocol,
+        "scale": scale,
+        "protocol": protocol,
         "images": benchmark.name,
         **summarise(scores, flops_g, params_m),
     }
+
+
+def score_file(checkpoint: Path, args: argparse.Namespace) -> dict:
+    model, metadata = load_model(checkpoint, args.model, **sizes(args))
+    return score(model, metadata, open_benchmark(args, metadata["hyperparameters"]["scale"]), args, args.protocol)
 
 
 def summarise(scores: Sequence[Score], flops_g: float, params_m: float) -> dict:
@@ -164,6 +197,7 @@ def format_sheet(result: dict) -> str:
 
 def to_json(result: dict) -> str:
     """JSON has no infinity: the PSNR of equal images becomes null."""
+
     def finite(value: object) -> object:
         if isinstance(value, dict):
             return {key: finite(item) for key, item in value.items()}
@@ -176,15 +210,47 @@ def score_all(args: argparse.Namespace) -> None:
     files = sorted(PUBLISHED.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
-    results = [score(file, args) for file in tqdm(files, leave=False, disable=None)]
-    print(to_json({"results": results}) if args.json else results_table(results))
+    results = [score_file(file, args) for file in tqdm(files, leave=False, disable=None)]
+    if args.plot:
+        draw_psnr_against_flops(args.plot, results)
+    if args.json:
+        print(to_json({"results": results}))
+    else:
+        colour = "RGB" if args.protocol == "course" else "Y"
+        print(f"{results[0]['images']}, {args.protocol} protocol ({colour})\n\n{results_table(results)}")
+
+
+def publish(args: argparse.Namespace) -> None:
+    """Copies --checkpoint to checkpoint/ with its metrics: Set5 by both protocols, --benchmark by the paper's."""
+    model, metadata = load_model(args.checkpoint)
+    if not metadata.get("commands"):
+        raise CheckpointError(
+            f"{args.checkpoint} does not say how it was trained; give a best.safetensors of train.py's"
+        )
+    scale, folder, metrics = metadata["hyperparameters"]["scale"], args.benchmark, {}
+    for protocol in PROTOCOLS:
+        args.protocol, args.benchmark = protocol, None
+        metrics[f"Set5 {protocol}"] = score(model, metadata, open_benchmark(args, scale), args, protocol)
+    if folder:
+        metrics[f"{folder.name} paper"] = score(model, metadata, BenchmarkSet.from_folder(folder, scale), args, "paper")
+    if wrong := {result["images"] for name, result in metrics.items()} - {"Set5", folder.name if folder else "Set5"}:
+        raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
+    kept = ("per_image", "average_psnr_db", "ssim")
+    metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
+    if args.data_note:
+        metadata["data"]["note"] = args.data_note
+    target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
+    save_weights(target, model.cpu(), metadata)
+    for name, result in metrics.items():
+        print(f"{target.name}: {name} {result['average_psnr_db']:.3f} dB")
 
 
 def print_cost(args: argparse.Namespace) -> None:
     flops_g, params_m = count_cost(build_model(args.model, **sizes(args)))
     if args.json:
         hyperparameters = complete_hyperparameters(args.model, **sizes(args))
-        print(to_json({"model": args.model, "hyperparameters": hyperparameters, "flops_g": flops_g, "params_m": params_m}))
+        cost = {"flops_g": flops_g, "params_m": params_m}
+        print(to_json({"model": args.model, "hyperparameters": hyperparameters, **cost}))
     else:
         print(f"FLOPs: {flops_g:.12g} G\nPARAMS: {params_m:.6f} M")
 
@@ -233,16 +299,49 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+@torch.inference_mode()
+def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
+    """Draws --compare: LR, bicubic, ours and, where given, HR, with each one's PSNR (RGB, whole image)."""
+    hr = None
+    if args.hr:
+        hr = read_named(args.hr)
+        height, width = (n // scale * scale for n in hr.shape[:2])
+        hr = hr[:height, :width]
+    lr = read_named(args.input) if args.input else imresize(hr, 1 / scale)
+    shape = (lr.shape[0] * scale, lr.shape[1] * scale)
+    if hr is not None and hr.shape[:2] != shape:
+        found, expected = f"{hr.shape[1]}×{hr.shape[0]}", f"{shape[1]}×{shape[0]}"
+        raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
+    bicubic = imresize(lr, scale)
+    ours = to_image(super_resolve(model, to_tensor(lr, args.device), scale))
+    crop = tuple(args.crop) if args.crop else most_different_crop(bicubic, ours, side=min(shape) // 4)
+    left, top, side = crop
+    if side < 1 or min(left, top) < 0 or left + side > shape[1] or top + side > shape[0]:
+        raise DataError(f"--crop {left} {top} {side} is not inside the {shape[1]}×{shape[0]} picture")
+    panels = [("LR", lr, None)]
+    for title, image in (("bicubic", bicubic), ("ours", ours)):
+        psnr_db = None if hr is None else psnr_rgb(to_tensor(image), to_tensor(hr)).item()
+        panels.append((title, image, psnr_db))
+    if hr is not None:
+        panels.append(("HR", hr, None))
+    draw_comparison(args.compare, panels, crop, shape)
+
+
 def run(args: argparse.Namespace) -> int:
     if args.cost_only:
         print_cost(args)
     elif args.all:
         score_all(args)
+    elif args.publish:
+        publish(args)
+    elif args.compare:
+        model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
+        compare(model.to(args.device), metadata["hyperparameters"]["scale"], args)
     elif args.input:
         model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
         return upscale(model.to(args.device), metadata["hyperparameters"]["scale"], args)
     else:
-        result = score(args.checkpoint or DEFAULT_CHECKPOINT, args)
+        result = score_file(args.checkpoint or DEFAULT_CHECKPOINT, args)
         print(to_json(result) if args.json else format_sheet(result))
     return 0
 

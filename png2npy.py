@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     jobs = decoding_jobs(args.pathFrom, args.pathTo)
     if not jobs:
-        print(f"error: no image found in {args.pathFrom}; it should hold folders such as DIV2K_train_HR", file=sys.stderr)
+        print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
         return 1
     if args.make_lr:
         jobs += shrinking_jobs(jobs, args.make_lr)

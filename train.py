@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, PairedPatches, find_pairs, sample_pairs
 from models import MODELS, build_model, complete_hyperparameters
-from utils.checkpoint import CheckpointError, load_state, save_state, save_weights
+from utils.checkpoint import CheckpointError, load_state, network_name, save_state, save_weights
 from utils.cost import count_cost
 from utils.ema import EMA
 from utils.evaluation import average, evaluate
@@ -128,7 +128,17 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses what argparse cannot see; fills in defaults that depend on other flags."""
     args.set5 = Path(args.set5)
-    for flag in ("batch", "epochs", "iterations", "patch", "valid_patch", "valid_repeat", "eval_every", "anneal_epochs", "precondition_every"):
+    for flag in (
+        "batch",
+        "epochs",
+        "iterations",
+        "patch",
+        "valid_patch",
+        "valid_repeat",
+        "eval_every",
+        "anneal_epochs",
+        "precondition_every",
+    ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
     if args.lr <= 0:
@@ -180,7 +190,9 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
         }
         for split, found in sets.items():
             if not any(pairs for pairs, _ in found):
-                raise DataError(f"no {split} images in {', '.join(args.data)}; it needs folders such as DIV2K_train_HR and DIV2K_valid_HR")
+                raise DataError(
+                    f"no {split} images in {', '.join(args.data)}; needed: DIV2K_train_HR, DIV2K_valid_HR or the like"
+                )
     samples = args.epochs * args.iterations * args.batch
     train = PairedPatches(
         sets["training"], scale=args.scale, patch_size=args.patch, split="training", length=samples, seed=args.seed
@@ -250,7 +262,14 @@ def train_epoch(
     model.train()
     total = torch.zeros((), device=args.device)
     first = (epoch - 1) * args.iterations
-    bar = tqdm(range(first, first + args.iterations), desc=f"epoch {epoch}/{args.epochs}", unit="it", leave=False)
+    seconds_a_line = 0.1 if sys.stderr.isatty() else 30  # a log file keeps every state of the bar
+    bar = tqdm(
+        range(first, first + args.iterations),
+        desc=f"epoch {epoch}/{args.epochs}",
+        unit="it",
+        leave=False,
+        mininterval=seconds_a_line,
+    )
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
@@ -309,10 +328,12 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
         model = model.to(memory_format=torch.channels_last)
     ema = EMA(model, args.ema) if args.ema else None
     optimizer = make_optimizer(model, args)
-    args.save_dir = Path(args.save_dir or f"runs/{run_name(args.model, hyperparameters)}")
+    args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, hyperparameters)}")
     log_file = args.save_dir / "log.jsonl"
     if state is None and log_file.exists():
-        raise TrainingError(f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth")
+        raise TrainingError(
+            f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth"
+        )
 
     # resume
     history, best_psnr_db, first_epoch, seconds, commands = [], float("-inf"), 1, 0.0, []
@@ -329,8 +350,9 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
     commands = [*commands, {"command": "python train.py " + shlex.join(sys.argv[1:]), "commit": git_commit()}]
     write_log(log_file, history)
     source = batches(train_set, (first_epoch - 1) * args.iterations, args)
+    name = network_name(args.model, hyperparameters)
     print(
-        f"{run_name(args.model, hyperparameters)}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
+        f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
         f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
         + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
     )
@@ -371,25 +393,25 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
         save_state(args.save_dir / "last.pth", state)
         if is_best:
             save_state(args.save_dir / "best.pth", state)
-            save_weights(args.save_dir / "best.safetensors", evaluated, describe_run(state, args, gflops, mparams))
+            save_weights(
+                args.save_dir / "best.safetensors",
+                evaluated,
+                describe_run(state, args, len(train_set.pairs), gflops, mparams),
+            )
         write_log(log_file, history)
         draw_plots(read_log(log_file), args.save_dir)
         print(format_entry(entry, best_psnr_db, args.epochs), flush=True)
     return history[-1]
 
 
-def run_name(model: str, hyperparameters: dict[str, int]) -> str:
-    return "{}_nf{nf}_m{num_modules}_x{scale}".format(model, **hyperparameters)
-
-
-def describe_run(state: dict, args: argparse.Namespace, gflops: float, mparams: float) -> dict:
+def describe_run(state: dict, args: argparse.Namespace, images: int, gflops: float, mparams: float) -> dict:
     """What published weights say of themselves."""
     return {
         "model": state["name"],
         "hyperparameters": state["hyperparameters"],
         "commands": state["commands"],
         "seed": args.seed,
-        "data": {"sets": args.data, "repeat": args.repeat[: len(args.data)]},
+        "data": {"sets": args.data, "repeat": args.repeat[: len(args.data)], "images": images},
         "iterations": state["epoch"] * args.iterations,
         "batch": args.batch,
         "patch": args.patch,

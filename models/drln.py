@@ -189,7 +189,7 @@ class DRLN_narrow(MeanShiftedDRLN):
     def __init__(self, nf: int = 12, num_modules: int = 4, scale: int = 3) -> None:
         check_scale(scale)
         require(nf >= 6, f"nf is {nf}; DRLN_narrow needs at least 6")
-        require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; DRLN_narrow needs an even number")
+        require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; an even number is needed")
         trunk = DenseGroups(
             [2] * (num_modules // 2),
             block=lambda: DRLM(nf, residual_blocks=2, hidden=max(1, nf // 12)),

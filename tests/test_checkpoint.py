@@ -6,7 +6,15 @@ from conftest import SHARED, needs_shared
 from safetensors import safe_open
 
 from models import build_model
-from utils.checkpoint import METADATA_KEY, CheckpointError, from_authors_names, load_model, load_state, save_state, save_weights
+from utils.checkpoint import (
+    METADATA_KEY,
+    CheckpointError,
+    from_authors_names,
+    load_model,
+    load_state,
+    save_state,
+    save_weights,
+)
 from utils.files import atomic_path
 
 SIZES = {"nf": 8, "num_modules": 2, "scale": 3}

@@ -45,7 +45,11 @@ def test_lr_and_hr_are_aligned_under_every_flip_and_rotation():
     for lr, hr in (dataset[i] for i in range(200)):
         assert lr.shape == (3, 4, 4) and hr.shape == (3, 12, 12) and lr.dtype == torch.uint8
         assert torch.equal(hr, lr.repeat_interleave(3, 1).repeat_interleave(3, 2))
-        orientations.add(tuple((lr[:2, 1, 2].int() - lr[:2, 1, 1].int()).tolist() + (lr[:2, 2, 1].int() - lr[:2, 1, 1].int()).tolist()))
+        orientations.add(
+            tuple(
+                (lr[:2, 1, 2].int() - lr[:2, 1, 1].int()).tolist() + (lr[:2, 2, 1].int() - lr[:2, 1, 1].int()).tolist()
+            )
+        )
     assert len(orientations) == 8
 
 

@@ -36,7 +36,9 @@ def test_psnr_by_hand():
     assert mse_255(grey(100), grey(110)).item() == 100
     assert psnr_rgb(grey(100), grey(110)).item() == pytest.approx(20 * math.log10(255 / 10))
     # a grey step of 10 is 10 · 219/255 on the studio-range luma
-    assert psnr_y(grey(100), grey(110), border=3).item() == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)), rel=1e-6)
+    assert psnr_y(grey(100), grey(110), border=3).item() == pytest.approx(
+        20 * math.log10(255 / (10 * 219 / 255)), rel=1e-6
+    )
 
 
 def test_equal_images_give_infinity_and_one():

@@ -90,7 +90,13 @@ def test_bad_images_are_named_and_the_rest_converted(div2k, capsys):
     assert decode(div2k) == 1
     out, err = capsys.readouterr()
     assert "5 written, 0 done before, 5 failed" in out
-    for named in ("truncated.png: not an image, or truncated", "text.jpg: not", "empty.png: not", "deep.png: 16-bit", "alpha.png: has an alpha"):
+    for named in (
+        "truncated.png: not an image, or truncated",
+        "text.jpg: not",
+        "empty.png: not",
+        "deep.png: 16-bit",
+        "alpha.png: has an alpha",
+    ):
         assert named in err
     decoded = div2k.with_name("DIV2K_decoded")
     assert np.load(decoded / "DIV2K_train_HR/grey.npy").shape == (6, 6, 3)

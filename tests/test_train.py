@@ -64,7 +64,8 @@ def test_killed_and_resumed(decoded, tmp_path):
     flags = ["--epochs", "6", "--ema", "0.9"]
     command = [sys.executable, "train.py", *TINY, "--data", str(decoded), "--repeat", "1", *flags]
     process = subprocess.Popen(
-        [*command, "--save-dir", str(tmp_path / "killed")], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [*command, "--save-dir", str(tmp_path / "killed")], cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -107,11 +108,15 @@ def test_the_best_is_chosen_by_validation_never_by_set5(decoded, tmp_path, monke
 
 
 def test_the_sample_set_trains(tmp_path):
-    entry = train.main([*TINY, "--data", "sample", "--save-dir", str(tmp_path), "--epochs", "1", "--init", "interpolation"])
+    entry = train.main(
+        [*TINY, "--data", "sample", "--save-dir", str(tmp_path), "--epochs", "1", "--init", "interpolation"]
+    )
     assert entry["valid_psnr_db"] > 20
 
 
-@pytest.mark.parametrize("flags", (["--bf16"], ["--no-channels-last"], ["--workers", "2"], ["--model", "DRLN_slim", "--modules", "2"]))
+@pytest.mark.parametrize(
+    "flags", (["--bf16"], ["--no-channels-last"], ["--workers", "2"], ["--model", "DRLN_slim", "--modules", "2"])
+)
 def test_other_paths_train(decoded, tmp_path, flags):
     assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", *flags)["train_loss"])
 

@@ -49,6 +49,11 @@ def _load_pth(path: Path) -> object:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
+def network_name(model: str, hyperparameters: dict[str, int]) -> str:
+    """The name of a network's run and weights, such as IMDN_dw_nf40_m6_x3."""
+    return "{}_nf{nf}_m{num_modules}_x{scale}".format(model, **hyperparameters)
+
+
 def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
     """Writes published weights, float32, that describe themselves.
 
@@ -73,7 +78,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
         return _read_safetensors(path)
     content = _load_pth(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        return content["ema"] or content["model"], {"model": content["name"], "hyperparameters": content["hyperparameters"]}
+        return content["ema"] or content["model"], {
+            "model": content["name"],
+            "hyperparameters": content["hyperparameters"],
+        }
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
         return content, {}
     raise CheckpointError(f"{path} holds neither a training state nor a state dict")
@@ -85,7 +93,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118, a file is not iterable
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as .safetensors: {error}") from error
 
@@ -134,7 +142,9 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
             raise CheckpointError(f"{path} holds {key} {stored[key]}, not {value}; leave that flag out")
     name = name or stored["model"]
     if name is None:
-        raise CheckpointError(f"{path} does not say which network it holds; give --model (and --nf, --modules, --scale)")
+        raise CheckpointError(
+            f"{path} does not say which network it holds; give --model (and --nf, --modules, --scale)"
+        )
     sizes = complete_hyperparameters(name, **{**hyperparameters, **metadata.get("hyperparameters", {})})
     model = build_model(name, **sizes)
     if not metadata:

@@ -48,7 +48,9 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     device = next(model.parameters()).device
-    return [_score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol) for name, lr, hr in images]
+    return [
+        _score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol) for name, lr, hr in images
+    ]
 
 
 def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, protocol: str) -> Score:
@@ -58,9 +60,7 @@ def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, prot
         return Score(name, psnr_rgb(sr, hr).item(), mse_255(sr, hr).item())
     sr = model(lr)
     hr = crop_to(hr, sr)
-    return Score(
-        name, psnr_y(sr, hr, border=scale).item(), mse_255(sr, hr).item(), ssim_y(sr, hr, border=scale).item()
-    )
+    return Score(name, psnr_y(sr, hr, border=scale).item(), mse_255(sr, hr).item(), ssim_y(sr, hr, border=scale).item())
 
 
 def average(values: Iterable[float]) -> float:

@@ -3,9 +3,7 @@
 import math
 
 
-def learning_rate_at(
-    step: int, *, peak: float, floor: float, decay_steps: int, warmup_steps: int = 0
-) -> float:
+def learning_rate_at(step: int, *, peak: float, floor: float, decay_steps: int, warmup_steps: int = 0) -> float:
     """Learning rate of optimiser step `step`, counted from 0.
 
     Args:

@@ -2,26 +2,55 @@
 
 from collections.abc import Sequence
 
-COLUMNS = ("model", "nf", "modules", "scale", "FLOPs (G)", "PARAMS (M)", "PSNR (dB)")
+# The report's networks, ×3: (model, nf, modules) -> GFLOPs, M parameters, its best Set5 PSNR (RGB, course protocol).
+REPORT = {
+    ("IMDN_RTC", 12, 5): (2.820538368, 0.021825, 31.474),
+    ("IMDN_RTC", 12, 16): (8.049917952, 0.062283, 31.84),
+    ("IMDN_RTC", 16, 10): (9.051308032, 0.069795, 31.8),
+    ("IMDN", 20, 6): (9.43325256, 0.072813, 31.911),
+    ("IMDN_dw", 32, 10): (9.984547072, 0.079999, 32.027),
+    ("IMDN_dw", 40, 6): (10.2157584, 0.081345, 32.021),
+    ("IMDN_dw", 36, 8): (10.390347648, 0.083319, 32.0),
+    ("DRLN_dw", 20, 11): (10.58146676, 0.09062, 31.868),
+    ("DRLN_narrow", 12, 4): (10.767045792, 0.082599, 31.409),
+    ("DRLN_slim", 36, 8): (10.88467488, 0.117399, 32.002),
+    ("IMDN", 64, 6): (91.502942976, 0.703059, 32.274),  # the authors' weights
+}
+
+
+def network_key(result: dict) -> tuple[str, int, int]:
+    return result["model"], result["hyperparameters"]["nf"], result["hyperparameters"]["num_modules"]
+
+
+def is_reports_benchmark(result: dict) -> bool:
+    """Whether a result can stand beside the report's: Set5 ×3 by the course protocol."""
+    return (result["images"], result["scale"], result["protocol"]) == ("Set5", 3, "course")
 
 
 def results_table(results: Sequence[dict]) -> str:
-    """Markdown, one row a network, cheapest first.
+    """Markdown, one row a network, cheapest first; what was not measured is –.
 
     Args:
-        results: each with model, hyperparameters, flops_g, params_m and average_psnr_db.
+        results: each with model, hyperparameters, scale, protocol, images, flops_g, params_m, average_psnr_db and, by
+            the paper protocol, ssim. Results on Set5 ×3 by the course protocol are set beside all of the report's.
     """
-    rows = [
-        (
-            result["model"],
-            str(result["hyperparameters"]["nf"]),
-            str(result["hyperparameters"]["num_modules"]),
-            f"×{result['hyperparameters']['scale']}",
-            f"{result['flops_g']:.3f}",
-            f"{result['params_m']:.6f}",
-            f"{result['average_psnr_db']:.3f}",
-        )
-        for result in sorted(results, key=lambda result: result["flops_g"])
-    ]
-    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    with_ssim = any("ssim" in result for result in results)
+    with_report = any(is_reports_benchmark(result) for result in results)
+    header = ["model", "nf", "modules", "scale", "FLOPs (G)", "PARAMS (M)", "PSNR (dB)"]
+    header += ["SSIM"] * with_ssim + ["report (dB)"] * with_report
+    rows = []
+    for result in results:
+        name, nf, modules = network_key(result)
+        row = [name, nf, modules, f"×{result['scale']}", f"{result['flops_g']:.3f}", f"{result['params_m']:.6f}"]
+        row += [f"{result['average_psnr_db']:.3f}"] + [f"{result.get('ssim', 0):.4f}"] * with_ssim
+        row += [f"{REPORT[network_key(result)][2]:.3f}" if network_key(result) in REPORT else "–"] * with_report
+        rows.append((result["flops_g"], row))
+    if with_report:
+        trained = {network_key(result) for result in results}
+        for (name, nf, modules), (flops_g, params_m, psnr_db) in REPORT.items():
+            if (name, nf, modules) not in trained:
+                rows.append(
+                    (flops_g, [name, nf, modules, "×3", f"{flops_g:.3f}", f"{params_m:.6f}", "–", f"{psnr_db:.3f}"])
+                )
+    lines = [header, ["---"] * len(header), *(row for _, row in sorted(rows, key=lambda pair: pair[0]))]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

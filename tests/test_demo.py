@@ -1,0 +1,284 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED, needs_shared, smooth_image
+
+import demo
+from models import build_model
+from utils.bicubic import imresize
+from utils.checkpoint import load_model, save_weights
+from utils.download import DownloadError
+from utils.images import read_rgb, write_rgb
+
+SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
+RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
+RUN |= {"data": {"sets": ["DIV2K_decoded"]}, "metrics": {"valid_psnr_db": 30.0}}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch) -> Path:
+    """checkpoint/ with one tiny network that interpolates; the working directory is elsewhere and empty."""
+    torch.manual_seed(0)
+    model = build_model("IMDN_RTC", **SIZES)
+    model.start_from_interpolation()
+    folder = tmp_path / "checkpoint"
+    save_weights(folder / "tiny.safetensors", model, RUN)
+    monkeypatch.setattr(demo, "PUBLISHED", folder)
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", folder / "tiny.safetensors")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+def make_set5(root: Path) -> None:
+    for name, (height, width) in {"b": (36, 30), "a": (24, 27)}.items():
+        hr = smooth_image(height, width)
+        write_rgb(root / "original" / f"{name}.png", hr)
+        write_rgb(root / "LRbicx3" / f"{name}x3.png", imresize(hr, 1 / 3))
+
+
+@pytest.fixture
+def set5(published) -> Path:
+    make_set5(Path("Set5"))
+    return Path("Set5")
+
+
+def run(*flags: object) -> int:
+    return demo.main([*map(str, flags), "--device", "cpu"])
+
+
+def run_json(capsys, *flags: object) -> dict:
+    assert run(*flags, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_score_sheet(set5, capsys):
+    assert run() == 0
+    sheet = capsys.readouterr().out
+    for part in (
+        "IMDN_RTC nf=8",
+        "  a  ",
+        "Average PSNR (RGB)",
+        "FLOPs: ",
+        "PARAMS: ",
+        "ranking score",
+        "Kaggle score",
+    ):
+        assert part in sheet
+    assert "Budget: missed: average PSNR" in sheet and "FLOPs " in sheet
+
+
+def test_the_verdict_names_the_condition_that_missed():
+    result = {"model": "M", "hyperparameters": {}, "protocol": "course", "images": "Set5", "per_image": {}}
+    result |= {"params_m": 0.1, "ranking_score": 1.0, "kaggle_score": 1.0}
+    assert "You will get this 10 points." in demo.format_sheet(result | {"average_psnr_db": 31.6, "flops_g": 11.0})
+    slow = demo.format_sheet(result | {"average_psnr_db": 31.6, "flops_g": 11.1})
+    assert "missed: FLOPs 11.100 G" in slow and "average PSNR 31" not in slow.split("missed")[1]
+    bad = demo.format_sheet(result | {"average_psnr_db": 31.5, "flops_g": 11.0})
+    assert "missed: average PSNR 31.500 dB is not above 31.5 dB" in bad
+
+
+def test_json_is_one_object_with_the_documented_keys(set5, capsys):
+    result = run_json(capsys)
+    assert set(result) == {
+        "model", "hyperparameters", "scale", "protocol", "images", "per_image", "average_psnr_db", "flops_g", "params_m",
+        "makes_budget", "ranking_score", "kaggle_score",
+    }  # fmt: skip
+    assert list(result["per_image"]) == ["a", "b"]
+    assert result["average_psnr_db"] == pytest.approx(np.mean(list(result["per_image"].values())))
+    assert result["ranking_score"] == pytest.approx(
+        math.exp(result["average_psnr_db"] - 20) / (result["flops_g"] * result["params_m"])
+    )
+
+
+def test_the_paper_protocol_measures_ssim_on_any_folder(set5, capsys):
+    course, paper = run_json(capsys), run_json(capsys, "--protocol", "paper")
+    folder = run_json(capsys, "--protocol", "paper", "--benchmark", "Set5/original")
+    assert 0 < paper["ssim"] < 1 and "ssim" not in course
+    assert paper["per_image"] == folder["per_image"] != course["per_image"]
+    assert (paper["images"], folder["images"]) == ("Set5", "original")
+    assert run("--protocol", "paper") == 0
+    sheet = capsys.readouterr().out
+    assert "Average SSIM (Y)" in sheet and "Kaggle" not in sheet
+
+
+def test_equal_images_have_no_infinity_in_json():
+    assert demo.to_json({"per_image": {"a": math.inf, "b": 1.5}}) == '{"per_image": {"a": null, "b": 1.5}}'
+
+
+def test_csv_holds_one_row_an_image(set5, capsys):
+    result = run_json(capsys, "--csv", "ID_result.csv")
+    rows = list(csv.reader(Path("ID_result.csv").read_text().splitlines()))
+    assert rows[0] == ["Id", "Loss"] and [row[0] for row in rows[1:]] == ["0", "1"]
+    for row, psnr_db in zip(rows[1:], result["per_image"].values(), strict=True):
+        assert 10 * math.log10(255**2 / float(row[1])) == pytest.approx(psnr_db)
+    assert sum(float(row[1]) for row in rows[1:]) == pytest.approx(result["kaggle_score"])
+
+
+def test_all_prints_one_table_and_plots_it(set5, published, capsys):
+    save_weights(published / "another.safetensors", build_model("IMDN_dw", **SIZES), RUN | {"model": "IMDN_dw"})
+    assert run("--all", "--plot", "plot.png") == 0
+    out = capsys.readouterr().out
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| IMDN_") and "| 8 |" in line]
+    assert sorted(row[0] for row in rows) == ["| IMDN_RTC", "| IMDN_dw"]
+    assert "| DRLN_slim | 36 | 8 | ×3 | 10.885 | 0.117399 | – | 32.002 |" in out
+    assert cv2.imread("plot.png").shape[0] > 200
+    results = run_json(capsys, "--all")["results"]
+    assert {f"{result['average_psnr_db']:.3f}" for result in results} == {row[6] for row in rows}
+    assert run("--all", "--protocol", "paper") == 0
+    assert "DRLN_slim" not in capsys.readouterr().out
+
+
+def test_cost_only_needs_neither_weights_nor_images(published, capsys):
+    assert run("--model", "IMDN_dw", "--nf", 40, "--modules", 6, "--cost-only") == 0
+    assert capsys.readouterr().out == "FLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n"
+    assert run_json(capsys, "--model", "IMDN_dw", "--cost-only")["flops_g"] == 9.984547072
+
+
+def test_set5_is_fetched_where_absent(published, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "fetch_set5", make_set5)
+    assert run() == 0
+    assert "on Set5" in capsys.readouterr().out and Path("Set5/original/a.png").exists()
+
+
+def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, capsys):
+    def fail(folder):
+        raise DownloadError("no network")
+
+    monkeypatch.setattr(demo, "fetch_set5", fail)
+    assert run() == 0
+    out, err = capsys.readouterr()
+    assert "could not be fetched (no network)" in err and "on scikit-image" in out and "astronaut" in out
+    assert not Path("Set5").exists()
+    assert run("--all") == 0
+    assert "report" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--cost-only"], "needs --model"),
+        (["--input", "a.png"], "go together"),
+        (["--all", "--checkpoint", "a"], "--all"),
+        (["--plot", "a.png"], "--plot goes with --all"),
+        (["--publish"], "needs --checkpoint"),
+        (["--data-note", "a"], "goes with --publish"),
+        (["--compare", "a.png"], "needs --input or --hr"),
+        (["--hr", "a.png"], "belong to --compare"),
+        (["--set5", "a", "--benchmark", "b"], "give one"),
+        (["--model", "imdn"], "invalid choice"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+    ],
+)
+def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(flags)
+    assert stopped.value.code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
+        (["--nf", "12"], "leave that flag out"),
+        (["--set5", "nowhere"], "nowhere has no LRbicx3/"),
+        (["--benchmark", "nowhere"], "nowhere holds no images"),
+        (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
+        (["--input", "nowhere.png", "--output", "a.png"], "nowhere.png does not exist"),
+        (["--input", "Set5/original/a.png", "--output", "a.gif"], "use one of"),
+        (["--input", "Set5", "--output", "out"], "holds no images"),
+        (
+            ["--compare", "c.png", "--hr", "Set5/original/a.png", "--crop", "0", "0", "99"],
+            "not inside the 27×24 picture",
+        ),
+        (["--compare", "c.png", "--hr", "Set5/original/a.png", "--input", "Set5/LRbicx3/bx3.png"], "not 3 times"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
+    assert run(*flags) == 1
+    err = capsys.readouterr().err
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_upscaling_a_file(set5, capsys):
+    assert run("--input", "Set5/LRbicx3/ax3.png", "--output", "out/a.png") == 0
+    lr, sr = read_rgb(Path("Set5/LRbicx3/ax3.png")), read_rgb(Path("out/a.png"))
+    assert sr.shape == (24, 27, 3)
+    assert np.abs(sr.astype(int) - imresize(lr, 3)).mean() < 10  # it starts as interpolation
+
+
+def test_upscaling_a_folder_names_what_fails_and_does_the_rest(set5, capsys):
+    Path("Set5/LRbicx3/broken.png").write_text("not an image")
+    assert run("--input", "Set5/LRbicx3", "--output", "out") == 1
+    assert sorted(p.name for p in Path("out").iterdir()) == ["ax3.png", "bx3.png"]
+    assert "broken.png: not an image" in capsys.readouterr().err
+
+
+def test_an_image_is_never_written_over_itself(set5, capsys):
+    before = Path("Set5/LRbicx3/ax3.png").read_bytes()
+    assert run("--input", "Set5/LRbicx3", "--output", "Set5/LRbicx3") == 1
+    assert Path("Set5/LRbicx3/ax3.png").read_bytes() == before
+    assert "is the input itself" in capsys.readouterr().err
+
+
+def test_comparison_with_and_without_ground_truth(set5, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append((panels, crop, shape)))
+    assert run("--compare", "c.png", "--hr", "Set5/original/a.png") == 0
+    assert run("--compare", "c.png", "--input", "Set5/LRbicx3/ax3.png", "--crop", 3, 2, 9) == 0
+    assert [title for title, *_ in drawn[0][0]] == ["LR", "bicubic", "ours", "HR"] and drawn[0][2] == (24, 27)
+    assert [title for title, *_ in drawn[1][0]] == ["LR", "bicubic", "ours"] and drawn[1][1] == (3, 2, 9)
+    psnrs_db = [psnr_db for _, _, psnr_db in drawn[0][0]]
+    assert psnrs_db[0] is None and 10 < psnrs_db[1] < 60
+
+
+def test_a_comparison_is_a_picture(set5):
+    assert run("--compare", "c.png", "--hr", "Set5/original/b.png") == 0
+    height, width, _ = cv2.imread("c.png").shape
+    assert width > 3 * height
+
+
+def test_publishing_measures_and_keeps_the_run(set5, published, capsys):
+    flags = ["--publish", "--checkpoint", published / "tiny.safetensors", "--benchmark", "Set5/original"]
+    assert run(*flags, "--data-note", "blobs") == 0
+    model, metadata = load_model(published / "IMDN_RTC_nf8_m1_x3.safetensors")
+    assert metadata["commands"] == RUN["commands"] and metadata["data"] == {"sets": ["DIV2K_decoded"], "note": "blobs"}
+    metrics = metadata["metrics"]
+    capsys.readouterr()
+    assert set(metrics) == {"valid_psnr_db", "Set5 course", "Set5 paper", "original paper"}
+    assert metrics["Set5 course"]["average_psnr_db"] == run_json(capsys)["average_psnr_db"]
+    assert metrics["Set5 paper"] == metrics["original paper"] and metrics["Set5 paper"]["ssim"] > 0
+
+
+def test_only_runs_of_train_py_on_set5_are_published(set5, published, monkeypatch, capsys):
+    save_weights(
+        published / "bare.safetensors",
+        build_model("IMDN_RTC", **SIZES),
+        {"model": "IMDN_RTC", "hyperparameters": SIZES},
+    )
+    assert run("--publish", "--checkpoint", published / "bare.safetensors") == 1
+    assert "does not say how it was trained" in capsys.readouterr().err
+    assert not (published / "IMDN_RTC_nf8_m1_x3.safetensors").exists()
+
+
+@pytest.mark.parametrize("suffix", (".jpg", ".webp", ".bmp", ".tiff"))
+def test_other_formats_are_read(published, suffix):
+    write_rgb(Path(f"in/a{suffix}"), smooth_image(8, 9))
+    assert run("--input", "in", "--output", "out") == 0
+    assert cv2.imread(f"out/a{suffix}").shape == (24, 27, 3)
+
+
+@needs_shared("weights/IMDN_x3_official.pth")
+@pytest.mark.parametrize(("protocol", "psnr_db", "tolerance"), (("course", 32.274, 0.001), ("paper", 34.364, 0.002)))
+def test_the_authors_weights_reach_their_figures(protocol, psnr_db, tolerance, capsys):
+    flags = ["--checkpoint", SHARED / "weights/IMDN_x3_official.pth", "--model", "IMDN", "--set5", SHARED / "data/set5"]
+    result = run_json(capsys, *flags, "--protocol", protocol)
+    assert result["average_psnr_db"] == pytest.approx(psnr_db, abs=tolerance)
+    if protocol == "paper":
+        assert result["ssim"] == pytest.approx(0.9271, abs=0.0001)

@@ -1,0 +1,95 @@
+"""Pictures for people: networks side by side, and PSNR against cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
+
+from utils.files import atomic_path
+from utils.metrics import BUDGET_GFLOPS, BUDGET_PSNR_DB
+from utils.tables import REPORT
+
+Crop = tuple[int, int, int]  # left, top, side
+
+
+def most_different_crop(a: np.ndarray, b: np.ndarray, side: int) -> Crop:
+    """The square where two images of (H, W, 3) uint8 differ most; no larger than they are."""
+    side = min(side, *a.shape[:2])
+    difference = np.abs(a.astype(np.float32) - b).sum(axis=2)
+    sums = cv2.integral(difference)
+    windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    top, left = np.unravel_index(windows.argmax(), windows.shape)
+    return int(left), int(top), side
+
+
+def draw_comparison(
+    path: Path, panels: Sequence[tuple[str, np.ndarray, float | None]], crop: Crop, shape: tuple[int, int]
+) -> None:
+    """Draws the last panel's whole image with the crop marked, then the crop of every panel with its PSNR.
+
+    Args:
+        panels: (title, (H, W, 3) uint8, PSNR in dB or None); a smaller image, the LR, is enlarged by nearest.
+        crop: in pixels of `shape`.
+        shape: (H, W) of the high-resolution images.
+    """
+    left, top, side = crop
+    widths = [shape[1] / shape[0], *[1] * len(panels)]
+    figure, axes = plt.subplots(
+        1, len(widths), figsize=(2.6 * sum(widths), 3), width_ratios=widths, layout="constrained"
+    )
+    axes[0].imshow(panels[-1][1])
+    axes[0].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.5))
+    for axis, (title, image, psnr_db) in zip(axes[1:], panels):
+        whole = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_NEAREST)
+        axis.imshow(whole[top : top + side, left : left + side], interpolation="nearest")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("" if psnr_db is None else f"{psnr_db:.2f} dB")
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+    _save(figure, path)
+
+
+def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
+    """Draws Set5 PSNR against FLOPs for these results, the report's networks and its budget.
+
+    Args:
+        results: each with model, hyperparameters, flops_g and average_psnr_db.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    axes.scatter(
+        *zip(*((cost, psnr_db) for cost, _, psnr_db in REPORT.values())), marker="x", color="0.45", label="report"
+    )
+    for (name, nf, modules), (cost, _, psnr_db) in REPORT.items():
+        axes.annotate(
+            f"{name} {nf}/{modules}",
+            (cost, psnr_db),
+            fontsize=6,
+            color="0.45",
+            xytext=(4, 3),
+            textcoords="offset points",
+        )
+    points = [(result["flops_g"], result["average_psnr_db"]) for result in results]
+    axes.scatter(*zip(*points), color="tab:red", label="this repository", zorder=3)
+    for result, point in zip(results, points):
+        name = "{} {nf}/{num_modules}".format(result["model"], **result["hyperparameters"])
+        axes.annotate(name, point, fontsize=6, color="tab:red", xytext=(4, -8), textcoords="offset points")
+    axes.axvline(
+        BUDGET_GFLOPS, linestyle=":", color="tab:blue", label=f"budget: {BUDGET_GFLOPS} G, {BUDGET_PSNR_DB} dB"
+    )
+    axes.axhline(BUDGET_PSNR_DB, linestyle=":", color="tab:blue")
+    axes.set(xscale="log", xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
