@@ -1,0 +1,60 @@
+import json
+
+import cv2
+import numpy as np
+
+from utils.log import read_log, write_log
+from utils.pictures import draw_psnr_against_flops, most_different_crop
+from utils.plots import draw_plots
+from utils.tables import REPORT, results_table
+
+
+def result(name="IMDN_dw", nf=40, modules=6, **more) -> dict:
+    sizes = {"nf": nf, "num_modules": modules, "scale": 3}
+    base = {"model": name, "hyperparameters": sizes, "scale": 3, "protocol": "course", "images": "Set5"}
+    return base | {"flops_g": 10.2157584, "params_m": 0.081345, "average_psnr_db": 31.5} | more
+
+
+def test_table_sets_results_beside_the_report_cheapest_first():
+    lines = results_table([result()]).splitlines()
+    assert lines[0].endswith("| PSNR (dB) | report (dB) |")
+    assert "| IMDN_dw | 40 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | 32.021 |" in lines
+    assert len(lines) == 2 + len(REPORT)
+    flops = [float(line.split(" | ")[4]) for line in lines[2:]]
+    assert flops == sorted(flops)
+
+
+def test_table_of_another_protocol_stands_alone():
+    table = results_table([result(protocol="paper", ssim=0.92345)])
+    assert table.splitlines()[0].endswith("| PSNR (dB) | SSIM |")
+    assert table.splitlines()[2:] == ["| IMDN_dw | 40 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | 0.9234 |"]
+
+
+def test_table_of_a_network_that_the_report_lacks():
+    assert "| IMDN_dw | 44 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | – |" in results_table([result(nf=44)])
+
+
+def test_the_crop_is_where_images_differ_most():
+    a = np.zeros((20, 30, 3), np.uint8)
+    b = a.copy()
+    b[7:11, 19:23] = 200
+    assert most_different_crop(a, b, side=4) == (19, 7, 4)
+    assert most_different_crop(a, b, side=99)[1:] == (0, 20)
+
+
+def test_pictures_open(tmp_path):
+    draw_psnr_against_flops(tmp_path / "p.png", [result()])
+    assert cv2.imread(str(tmp_path / "p.png")).shape[0] > 200
+
+
+def test_plots_leave_out_what_was_not_measured(tmp_path):
+    entry = {"iteration": 3, "learning_rate": 1e-3, "train_loss": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": None}
+    draw_plots([entry], tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"lrs.png", "losses.png", "psnr.png"}
+
+
+def test_log_is_one_json_object_a_line(tmp_path):
+    entries = [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.25}]
+    write_log(tmp_path / "log.jsonl", entries)
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == entries
+    assert read_log(tmp_path / "log.jsonl") == entries

@@ -1,0 +1,112 @@
+"""The README is held to the code: every command in it runs here, small, and its table is that of the weights."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import smooth_image, write_decoded
+
+import demo
+import png2npy
+import train
+from models import build_model
+from utils.bicubic import imresize
+from utils.checkpoint import read_weights, save_weights
+from utils.cost import count_cost
+from utils.images import write_rgb
+from utils.tables import results_table
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PUBLISHED = sorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
+TRAINED = "runs/IMDN_dw_nf40_m6_x3"
+
+fenced = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+COMMANDS = [line.split(" && ")[-1] for line in fenced if "python " in line] + re.findall(r"`(python [^`]*)`", README)
+SMALL = ["--epochs", "1", "--iterations", "1", "--batch", "1", "--patch", "24", "--valid-patch", "24", "--workers", "0"]
+
+
+def write_png_tree(root: Path, *folders: str) -> None:
+    for folder in folders:
+        hr = smooth_image(24, 27)
+        write_rgb(root / f"{folder}_HR/0001.png", hr)
+        write_rgb(root / f"{folder}_LR_bicubic/X3/0001x3.png", imresize(hr, 1 / 3))
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """A working directory with a small one of everything that the README names."""
+    monkeypatch.chdir(tmp_path)
+    write_png_tree(Path("DIV2K"), "DIV2K_train", "DIV2K_valid")
+    write_png_tree(Path("Flickr2K"), "Flickr2K")
+    for split in ("DIV2K_train", "DIV2K_valid"):
+        write_decoded(Path("DIV2K_decoded"), split, ["0001"], (24, 27))
+    write_decoded(Path("Flickr2K_decoded"), "Flickr2K", ["000001"], (24, 27))
+    for name in ("Set5/original/a.png", "B100/a.png", "photo.png", "photos/a.png"):
+        write_rgb(Path(name), smooth_image(36, 36))
+    for name in ("Set5/LRbicx3/ax3.png", "small.png"):
+        write_rgb(Path(name), imresize(smooth_image(36, 36), 1 / 3))
+    torch.save({f"module.{k}": v for k, v in build_model("IMDN", scale=3).state_dict().items()}, "IMDN_x3.pth")
+    monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf40_m6_x3.safetensors")
+    sizes = {"nf": 40, "num_modules": 6, "scale": 3}
+    metadata = {"model": "IMDN_dw", "hyperparameters": sizes, "commands": ["-"], "data": {}, "metrics": {}}
+    for target in (demo.DEFAULT_CHECKPOINT, Path(TRAINED, "best.safetensors")):
+        save_weights(target, build_model("IMDN_dw", **sizes), metadata)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_documented_command_runs_small(command, workplace):
+    python, script, *flags = shlex.split(command)
+    assert python == "python"
+    if script == "png2npy.py":
+        shutil.rmtree(flags[flags.index("--pathTo") + 1])
+        assert png2npy.main(flags) == 0
+    elif script == "demo.py":
+        assert demo.main([*flags, "--device", "cpu"]) == 0
+    elif "--resume" in flags:
+        train.main(["--model", "IMDN_dw", "--nf", "40", "--modules", "6", "--save-dir", "first", *SMALL])
+        shutil.copy("first/last.pth", f"{TRAINED}/last.pth")
+        assert train.main([*flags, "--epochs", "2"])["epoch"] == 2
+    else:
+        assert script == "train.py"
+        assert train.main([*flags, *SMALL, "--save-dir", "run"])["iteration"] == 1
+
+
+def test_exactly_two_commands_install_and_run():
+    assert len([line for line in fenced if line.startswith("pip install -r requirements.txt && ")]) == 2
+
+
+def result_of(path: Path) -> dict:
+    """What `demo.py --all` would find: costs counted here, PSNR as measured when the weights were published."""
+    _, metadata = read_weights(path)
+    gflops, mparams = count_cost(build_model(metadata["model"], **metadata["hyperparameters"]))
+    scale = metadata["hyperparameters"]["scale"]
+    return {
+        **metadata,
+        **metadata["metrics"]["Set5 course"],
+        "scale": scale,
+        "protocol": "course",
+        "images": "Set5",
+        "flops_g": gflops,
+        "params_m": mparams,
+    }
+
+
+def test_the_results_table_is_that_of_the_weights():
+    shown = README.split("<!-- results -->")[1].split("<!-- /results -->")[0].strip()
+    assert shown == results_table([result_of(path) for path in PUBLISHED])
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.name)
+def test_published_weights_say_how_they_were_made(path):
+    _, metadata = read_weights(path)
+    for key in ("model", "hyperparameters", "commands", "seed", "data", "iterations", "hours", "hardware", "metrics"):
+        assert metadata[key] not in (None, "", [], {}), key
+    assert metadata["data"]["note"] and {"Set5 course", "Set5 paper"} <= metadata["metrics"].keys()
+    for leg in metadata["commands"]:
+        assert leg["command"].startswith("python train.py") and re.fullmatch(r"[0-9a-f]{40}(-dirty)?", leg["commit"])
