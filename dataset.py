@@ -7,10 +7,12 @@ A decoded set is a tree of .npy files (uint8, HWC, RGB) laid out as DIV2K and Fl
     Flickr2K_decoded/Flickr2K_HR/000001.npy   Flickr2K_decoded/Flickr2K_LR_bicubic/X3/000001x3.npy
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from natsort import natsorted
@@ -94,31 +96,101 @@ def downscaled(image: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     return imresize(hr, 1 / scale), hr
 
 
+def random_uniform(seed: int, indices: np.ndarray, draws: int) -> np.ndarray:
+    """Numbers in [0, 1) that depend on (seed, index) alone: (n,) -> (draws, n).
+
+    A hash instead of a generator: any index costs the same, whole batches at once.
+    Source: SplitMix64's finaliser (Steele et al., OOPSLA 2014).
+    """
+    counters = indices.astype(np.uint64) * np.uint64(draws) + np.arange(draws, dtype=np.uint64)[:, None]
+    key = np.array([seed], np.uint64)
+    for salt in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03):
+        key = (key + np.uint64(salt)) * np.uint64(0xBF58476D1CE4E5B9)
+        key ^= key >> np.uint64(31)
+    z = (counters + key) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What to cut for each sample of a batch, in LR pixels: (n,) integers.
+
+    `orientation` is one of eight: bit 0 flips left to right, bit 1 top to bottom, then bit 2 transposes.
+    """
+
+    image: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
+    orientation: np.ndarray
+
+
+def describe(pair: Pair) -> str:
+    return " and ".join(str(source) for source in (pair.hr, pair.lr) if isinstance(source, Path)) or "in memory"
+
+
+class MappedArrays:
+    """.npy files by number, memory-mapped. Those unused for longest are closed: memory and open files stay bounded."""
+
+    def __init__(
+        self, sources: Sequence[Path | np.ndarray], limit_bytes: int = 1 << 28, limit_files: int = 128
+    ) -> None:
+        self.sources, self.limit_bytes, self.limit_files = list(sources), limit_bytes, limit_files
+        self.headers = [(s.shape, getattr(s, "offset", 0)) for s in map(open_array, sources)]
+        self.shapes = np.array([shape for shape, _ in self.headers])
+        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": OrderedDict(), "_bytes": 0}  # a pickled map would carry the whole image
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        source = self.sources[index]
+        if isinstance(source, np.ndarray):
+            return source
+        if index in self._open:
+            self._open.move_to_end(index)
+            return self._open[index]
+        shape, offset = self.headers[index]
+        try:
+            array = np.asarray(np.memmap(source, np.uint8, "r", offset, shape))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{source} changed or disappeared during the run ({error})") from error
+        self._open[index] = array
+        self._bytes += array.nbytes
+        while len(self._open) > 1 and (self._bytes > self.limit_bytes or len(self._open) > self.limit_files):
+            self._bytes -= self._open.popitem(last=False)[1].nbytes
+        return array
+
+    def nbytes(self) -> int:
+        return int(self.shapes.prod(axis=1).sum())
+
+    def load(self) -> None:
+        """Reads everything into memory, where forked workers share it."""
+        self.sources = [np.array(open_array(source)) for source in self.sources]
+
+
 class PairedPatches(Dataset):
-    """Aligned LR and HR patches; sample i is a pure function of (seed, i).
+    """Batches of aligned LR and HR patches; sample i is a pure function of (seed, i).
 
     Training draws with replacement: every crop position of every image is equally likely, times its set's repeat,
-    then one of the eight flips and rotations. So it never ends: sample i exists for any i below `length`.
+    then one of the eight flips and rotations. So it never ends: sample i exists for any i.
     Validation takes image i modulo the number of images, unflipped.
 
     Args:
         sets: pairs of each set, and how often it is repeated.
         patch_size: HR pixels, a multiple of the scale.
         split: `training` or `validation`.
-        length: samples of a training run; validation has repeat × images of each set.
     Raises:
         DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
     """
 
     def __init__(
-        self,
-        sets: Sequence[tuple[Sequence[Pair], int]],
-        *,
-        scale: int,
-        patch_size: int,
-        split: str,
-        length: int | None = None,
-        seed: int = 0,
+        self, sets: Sequence[tuple[Sequence[Pair], int]], *, scale: int, patch_size: int, split: str, seed: int = 0
     ) -> None:
         if patch_size < scale or patch_size % scale:
             raise DataError(f"{split} patch size {patch_size} is not a positive multiple of the scale {scale}")
@@ -127,16 +199,17 @@ class PairedPatches(Dataset):
         repeats = [repeat for pairs, repeat in sets for _ in pairs]
         if not self.pairs:
             raise DataError(f"no {split} images")
-        positions = [self._count_positions(pair) for pair in self.pairs]
-        self.cumulative = np.cumsum(np.multiply(positions, repeats, dtype=np.float64))
-        self.cumulative /= self.cumulative[-1]
-        self.order = [i for i, repeat in enumerate(repeats) for _ in range(repeat)]
-        self.length = length if split == "training" else len(self.order)
-        self._opened: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.lr = MappedArrays([pair.lr for pair in self.pairs])
+        self.hr = MappedArrays([pair.hr for pair in self.pairs])
+        for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
+            self._check(pair, lr, hr)
+        self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
+        weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
+        self.cumulative = np.cumsum(weights) / weights.sum()
+        self.order = np.repeat(np.arange(len(self.pairs)), repeats)
 
-    def _count_positions(self, pair: Pair) -> int:
-        lr, hr = open_array(pair.lr).shape, open_array(pair.hr).shape
-        if hr[:2] != (lr[0] * self.scale, lr[1] * self.scale):
+    def _check(self, pair: Pair, lr: np.ndarray, hr: np.ndarray) -> None:
+        if tuple(hr[:2]) != (lr[0] * self.scale, lr[1] * self.scale):
             raise DataError(
                 f"{self.split} pair {pair.name}: HR is {hr[1]}×{hr[0]}, not {self.scale} times LR's {lr[1]}×{lr[0]}"
                 f" ({describe(pair)})"
@@ -146,43 +219,86 @@ class PairedPatches(Dataset):
                 f"{self.split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {self.patch_size} pixel patch"
                 f" ({describe(pair)}); use a smaller patch or remove it"
             )
-        patch = self.patch_size // self.scale
-        return (lr[0] - patch + 1) * (lr[1] - patch + 1)
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_opened": {}}  # a pickled memory map would carry the whole image
 
     def __len__(self) -> int:
-        return self.length
+        """Samples of one pass: every image as often as it is repeated."""
+        return len(self.order)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """uint8 (3, patch/scale, patch/scale) and (3, patch, patch)."""
-        # Philox is counter-based: a generator for any index costs the same.
-        random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, index]))
+    def draw(self, indices: Sequence[int]) -> Draws:
+        """What samples `indices` are."""
+        indices = np.asarray(indices)
+        choice, vertical, horizontal, orientation = random_uniform(self.seed, indices, 4)
         if self.split == "training":
-            chosen = int(np.searchsorted(self.cumulative, random.random(), side="right"))
-            turns, flip = int(random.integers(4)), bool(random.integers(2))
+            image = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.pairs) - 1)
+            orientation = (orientation * 8).astype(int)
         else:
-            chosen, turns, flip = self.order[index % len(self.order)], 0, False
-        if chosen not in self._opened:
-            self._opened[chosen] = open_array(self.pairs[chosen].lr), open_array(self.pairs[chosen].hr)
-        lr, hr = self._opened[chosen]
-        size, s = self.patch_size // self.scale, self.scale
-        top, left = (int(random.integers(n - size + 1)) for n in lr.shape[:2])
-        patches = lr[top : top + size, left : left + size], hr[s * top : s * (top + size), s * left : s * (left + size)]
-        return tuple(augmented(patch, turns, flip) for patch in patches)
+            image = self.order[indices % len(self.order)]
+            orientation = np.zeros_like(image)
+        rows, columns = self.positions[image].T
+        return Draws(image, (vertical * rows).astype(int), (horizontal * columns).astype(int), orientation)
+
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A whole batch, uint8 in channels_last: (n, 3, patch/scale, patch/scale) and (n, 3, patch, patch)."""
+        draws = self.draw(indices)
+        return cut(self.lr, draws, self.patch_size // self.scale, 1), cut(self.hr, draws, self.patch_size, self.scale)
 
 
-def describe(pair: Pair) -> str:
-    return " and ".join(str(source) for source in (pair.hr, pair.lr) if isinstance(source, Path)) or "in memory"
+def cut(arrays: MappedArrays, draws: Draws, size: int, scale: int) -> Tensor:
+    """Copies the drawn patches, turned: uint8 (n, 3, size, size) in channels_last."""
+    out = np.empty((len(draws.image), size, size, 3), np.uint8)
+    for patch, image, top, left, orientation in zip(out, draws.image, draws.top, draws.left, draws.orientation):
+        crop = arrays[image][scale * top : scale * top + size, scale * left : scale * left + size]
+        if orientation & 3:
+            crop = cv2.flip(crop, FLIP_CODES[orientation & 3], dst=None if orientation & 4 else patch)
+        if orientation & 4:
+            cv2.transpose(crop, dst=patch)
+        elif not orientation:
+            patch[:] = crop
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
-def augmented(patch: np.ndarray, turns: int, flip: bool) -> Tensor:
-    """(H, W, 3) -> (3, H, W), turned by 90° `turns` times, then flipped left to right."""
-    patch = np.rot90(patch, turns)
-    if flip:
-        patch = patch[:, ::-1]
-    return torch.from_numpy(patch.transpose(2, 0, 1).copy())
+FLIP_CODES = {1: 1, 2: 0, 3: -1}  # OpenCV's: 1 left to right, 0 top to bottom, -1 both
+
+
+class DevicePatches:
+    """The same batches, cut on the device from uint8 images that stay there."""
+
+    def __init__(self, patches: PairedPatches, device: str) -> None:
+        self.patches, self.device = patches, device
+        self.lr = DeviceArrays(patches.lr, device)
+        self.hr = DeviceArrays(patches.hr, device)
+
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        draws = self.patches.draw(indices)
+        scale, size = self.patches.scale, self.patches.patch_size
+        table = torch.from_numpy(np.stack((draws.image, draws.top, draws.left, draws.orientation)))
+        if self.device.startswith("cuda"):
+            table = table.pin_memory()
+        table = table.to(self.device, non_blocking=True)
+        return self.lr.cut(table, size // scale, 1), self.hr.cut(table, size, scale)
+
+
+class DeviceArrays:
+    """Images one after another in one (pixels, 3) uint8 tensor."""
+
+    def __init__(self, arrays: MappedArrays, device: str) -> None:
+        counts = arrays.shapes[:, 0] * arrays.shapes[:, 1]
+        self.pixels = torch.empty((int(counts.sum()), 3), dtype=torch.uint8, device=device)
+        starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+        for index, (start, count) in enumerate(zip(starts, counts)):
+            self.pixels[start : start + count] = torch.from_numpy(np.array(arrays[index]).reshape(-1, 3))
+        self.starts = torch.from_numpy(starts).to(device)
+        self.widths = torch.from_numpy(arrays.shapes[:, 1].copy()).to(device)
+
+    def cut(self, table: Tensor, size: int, scale: int) -> Tensor:
+        image, top, left, orientation = table[:, :, None, None]
+        y = torch.arange(size, device=table.device)[None, :, None]
+        x = torch.arange(size, device=table.device)[None, None, :]
+        turned = (orientation & 4) > 0
+        y, x = torch.where(turned, x, y), torch.where(turned, y, x)
+        y = torch.where((orientation & 2) > 0, size - 1 - y, y) + scale * top
+        x = torch.where((orientation & 1) > 0, size - 1 - x, x) + scale * left
+        return self.pixels[self.starts[image] + y * self.widths[image] + x].permute(0, 3, 1, 2)
 
 
 class BenchmarkSet:

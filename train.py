@@ -10,37 +10,51 @@ alone, for demo.py), log.jsonl (one line an evaluation) and the plots drawn from
 """
 
 import argparse
+import math
+import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError, PairedPatches, find_pairs, sample_pairs
+from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, sample_pairs
 from models import MODELS, build_model, complete_hyperparameters
-from utils.checkpoint import CheckpointError, load_state, network_name, save_state, save_weights
+from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
+from utils.distributed import Ranks
 from utils.ema import EMA
-from utils.evaluation import average, evaluate
+from utils.evaluation import evaluate
 from utils.log import read_log, write_log
+from utils.memory import keep_freed_memory
 from utils.metrics import psnr_rgb
 from utils.plots import draw_plots
 from utils.schedule import learning_rate_at
+from utils.soap import SOAP
 
 DOWNLOADS = """\
   wget https://data.vision.ee.ethz.ch/cvl/DIV2K/{DIV2K_train_HR,DIV2K_train_LR_bicubic_X3,DIV2K_valid_HR,DIV2K_valid_LR_bicubic_X3}.zip
   wget http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"""
 
+LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
+
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
 FIXED = ("model", "nf", "modules", "scale", "optimizer", "batch", "patch", "seed", "ema", "iterations")
+
+
+# Flags that belong to the machine: a resumed run chooses them anew.
+MACHINE = ("resume", "device", "workers", "cache", "bf16", "compile")
 
 
 class TrainingError(RuntimeError):
@@ -61,7 +75,10 @@ def make_parser() -> argparse.ArgumentParser:
     network.add_argument("--modules", type=int, help="blocks")
     network.add_argument("--scale", type=int, choices=(2, 3, 4), default=3)
     network.add_argument(
-        "--init", choices=("default", "interpolation"), default="default", help="start from random, or from bilinear"
+        "--init",
+        default="default",
+        help="`default`: random; `interpolation`: near bilinear; or a .safetensors file to go on from, such as another"
+        " run's best or a shallower network's",
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -75,12 +92,19 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
     data.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
     data.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
+    data.add_argument(
+        "--cache",
+        choices=("auto", "disk", "ram", "device"),
+        default="auto",
+        help="where decoded images stay: memory-mapped, in RAM, or on the GPU (auto: the fastest that has room)",
+    )
     data.add_argument("--workers", type=int, help="loader processes (default: 4 with a GPU, else 0)")
     optimisation = parser.add_argument_group("optimisation (defaults are the report's)")
-    optimisation.add_argument("--batch", type=int, default=16)
+    optimisation.add_argument("--batch", type=int, default=16, help="of all processes together")
     optimisation.add_argument("--epochs", type=int, default=2000)
     optimisation.add_argument("--iterations", type=int, default=1000, help="an epoch")
     optimisation.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
+    optimisation.add_argument("--loss", choices=list(LOSSES), default="l1")
     optimisation.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     optimisation.add_argument(
         "--schedule",
@@ -97,8 +121,10 @@ def make_parser() -> argparse.ArgumentParser:
     optimisation.add_argument("--seed", type=int, default=0)
     run = parser.add_argument_group("run")
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    run.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
-    run.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
+    switch = argparse.BooleanOptionalAction
+    run.add_argument("--bf16", action=switch, help="bfloat16 autocast (default: on GPUs that have it)")
+    run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
+    run.add_argument("--channels-last", action=switch, default=True)
     run.add_argument("--eval-every", type=int, default=1, help="epochs")
     run.add_argument("--save-dir", type=Path, help="default: runs/MODEL_nfN_mN_xN")
     run.add_argument("--resume", type=Path, help="training state to go on from; its flags hold unless given again")
@@ -115,7 +141,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             state = load_state(args.resume)
         except CheckpointError as error:
             parser.error(f"--resume: {error}")
-        saved = {key: value for key, value in state["args"].items() if key not in ("resume", "device", "workers")}
+        saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
         parser.set_defaults(**saved | {"save_dir": args.resume.parent})
         args = parser.parse_args(argv)
         for flag in FIXED:
@@ -155,18 +181,30 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--data sample stands alone")
     if len(args.repeat) < len(args.data) or min(args.repeat) < 1:
         parser.error(f"--repeat {args.repeat}: give a weight of at least 1 for each of --data {' '.join(args.data)}")
+    ranks = Ranks()
+    if args.batch % ranks.world:
+        parser.error(f"--batch {args.batch}: not a multiple of the {ranks.world} processes")
+    if args.device == "cuda":
+        args.device = f"cuda:{ranks.local}"
     try:
         args.device = str(torch.device(args.device))
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
+    on_gpu = args.device.startswith("cuda")
+    if args.cache == "device" and not on_gpu:
+        parser.error("--cache device needs a GPU")
+    if args.bf16 is None:
+        args.bf16 = on_gpu and torch.cuda.is_bf16_supported()
+    if args.compile is None:
+        args.compile = on_gpu
     cosine = args.schedule == "cosine"
     if args.lr_min is None:
         args.lr_min = 1e-6 if cosine else 3e-4
     if args.warmup is None:
         args.warmup = 100 if cosine else 0
     if args.workers is None:
-        args.workers = 0 if args.device == "cpu" else 4
+        args.workers = 4 if on_gpu else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -193,10 +231,7 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
                 raise DataError(
                     f"no {split} images in {', '.join(args.data)}; needed: DIV2K_train_HR, DIV2K_valid_HR or the like"
                 )
-    samples = args.epochs * args.iterations * args.batch
-    train = PairedPatches(
-        sets["training"], scale=args.scale, patch_size=args.patch, split="training", length=samples, seed=args.seed
-    )
+    train = PairedPatches(sets["training"], scale=args.scale, patch_size=args.patch, split="training", seed=args.seed)
     valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,
@@ -216,10 +251,8 @@ def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "soap":
-        from pytorch_optimizer import SOAP
-
-        return SOAP(parameters, lr=args.lr, weight_decay=0.0, precondition_frequency=args.precondition_every)
-    return torch.optim.Adam(parameters, lr=args.lr)
+        return SOAP(parameters, lr=args.lr, precondition_every=args.precondition_every)
+    return torch.optim.Adam(parameters, lr=args.lr, fused=args.device.split(":")[0] in ("cpu", "cuda"))
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
@@ -229,54 +262,115 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 
 
 @torch.inference_mode()
-def validate(model: nn.Module, valid: PairedPatches, args: argparse.Namespace) -> float:
+def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> float:
     """Mean RGB PSNR over the validation patches, dB."""
     values = []
-    for lr, hr in DataLoader(valid, batch_size=args.batch):
-        values += psnr_rgb(model(to_float(lr, args)), to_float(hr, args)).tolist()
-    return average(values)
+    share = ranks.share(range(len(valid)))
+    for start in range(0, len(share), args.batch):
+        lr, hr = (to_float(batch, args) for batch in valid[share[start : start + args.batch]])
+        values += psnr_rgb(model(lr), hr).tolist()
+    total, count = ranks.sum((sum(values), len(values)), args.device)
+    return total / count
 
 
-def batches(train: PairedPatches, start: int, args: argparse.Namespace) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches from iteration `start` on, as if the run had never stopped."""
+def score(model: nn.Module, set5: BenchmarkSet, ranks: Ranks, args: argparse.Namespace) -> float:
+    """Mean RGB PSNR over Set5 by the course protocol, dB."""
+    scores = evaluate(model, ranks.share(set5.items), args.scale)
+    total, count = ranks.sum((sum(s.psnr_db for s in scores), len(scores)), args.device)
+    return total / count
+
+
+def place(train: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> PairedPatches | DevicePatches:
+    """Puts the decoded images where --cache says; auto takes the fastest place that they fill by half at most."""
+    needed, cache = train.lr.nbytes() + train.hr.nbytes(), args.cache
+    if cache == "auto":
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+        on_gpu = args.device.startswith("cuda")
+        if on_gpu and needed < torch.cuda.mem_get_info(args.device)[0] / 2:
+            cache = "device"
+        else:
+            cache = "ram" if needed * ranks.local_world < memory / 2 else "disk"
+    if cache == "device":
+        return DevicePatches(train, args.device)
+    if cache == "ram":
+        train.lr.load()
+        train.hr.load()
+    return train
+
+
+def batches(
+    train: PairedPatches | DevicePatches, first: int, ranks: Ranks, args: argparse.Namespace
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's share of the batches from iteration `first` on, as if the run had never stopped."""
+    steps = range(first, args.epochs * args.iterations)
+    shares = (ranks.share(range(step * args.batch, (step + 1) * args.batch)) for step in steps)
+    if isinstance(train, DevicePatches):
+        return (train[share] for share in shares)
     loader = DataLoader(
         train,
-        batch_size=args.batch,
-        sampler=range(start * args.batch, len(train)),
+        batch_size=None,  # the set makes whole batches
+        sampler=shares,
         num_workers=args.workers,
         pin_memory=args.device.startswith("cuda"),
-        persistent_workers=args.workers > 0,
+        prefetch_factor=4 if args.workers else None,
     )
     return iter(loader)
 
 
+def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.Module:
+    """The module that training calls: compiled, or as it is with a line of warning; synchronised over the ranks."""
+    called = model
+    if args.compile:
+        try:
+            called = torch.compile(model)
+            size = args.patch // args.scale
+            example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+            forward(called, to_float(example, args), args).sum().backward()
+            model.zero_grad(set_to_none=True)
+        except Exception as error:  # whatever the compiler or its toolchain raises
+            called = model
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"warning: torch.compile failed, training goes on without it: {reason[:150]}", file=sys.stderr)
+    if ranks.world > 1:
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1×1 kernels: the same
+        devices = [torch.device(args.device)] if args.device.startswith("cuda") else None
+        return DistributedDataParallel(called, device_ids=devices, gradient_as_bucket_view=True)
+    return called
+
+
+def forward(model: nn.Module, lr: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+    """Super-resolves in bf16 where asked to; the result is float32."""
+    with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
+        return model(lr).float()
+
+
 def train_epoch(
+    called: nn.Module,
     model: nn.Module,
     ema: EMA | None,
     optimizer: torch.optim.Optimizer,
     source: Iterator,
     epoch: int,
+    ranks: Ranks,
     args: argparse.Namespace,
 ) -> float:
     """One epoch; returns the mean loss, which stays on the device until then."""
     model.train()
     total = torch.zeros((), device=args.device)
     first = (epoch - 1) * args.iterations
-    seconds_a_line = 0.1 if sys.stderr.isatty() else 30  # a log file keeps every state of the bar
     bar = tqdm(
         range(first, first + args.iterations),
         desc=f"epoch {epoch}/{args.epochs}",
         unit="it",
         leave=False,
-        mininterval=seconds_a_line,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file keeps every state of the bar
+        disable=not ranks.is_first,
     )
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
         lr, hr = (to_float(batch, args) for batch in next(source))
-        with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
-            sr = model(lr)
-        loss = F.l1_loss(sr.float(), hr)
+        loss = LOSSES[args.loss](forward(called, lr, args), hr)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if args.clip:
@@ -285,8 +379,9 @@ def train_epoch(
         if ema:
             ema.update(model, step + 1)
         total += loss.detach()
-    mean = (total / args.iterations).item()
-    if not torch.isfinite(torch.tensor(mean)):
+    (summed,) = ranks.sum((total.item(),), args.device)
+    mean = summed / (args.iterations * ranks.world)
+    if not math.isfinite(mean):
         raise TrainingError(
             f"the loss became {mean} in epoch {epoch}; last.pth holds the epoch before."
             " Resume with a lower --lr, or with --clip 1"
@@ -313,55 +408,93 @@ def hardware(device: str) -> str:
 # The run
 
 
-def train(args: argparse.Namespace, state: dict | None) -> dict:
-    """Trains to the last epoch; returns the last log entry."""
-    # data and network
-    train_set, valid_set, set5 = open_data(args)
-    hyperparameters = complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
+@dataclass
+class Run:
+    """What a training state holds beside the tensors.
+
+    Attributes:
+        base: what the weights had behind them where --init names a file: iterations and hours.
+        commands: each leg's command and commit.
+        seconds: of this run's earlier legs.
+    """
+
+    hyperparameters: dict[str, int]
+    base: dict[str, float] = field(default_factory=lambda: {"iterations": 0, "hours": 0.0})
+    commands: list[dict[str, str]] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)
+    best_psnr_db: float = float("-inf")
+    epoch: int = 0
+    seconds: float = 0.0
+
+
+def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA | None, torch.optim.Optimizer, Run]:
+    """Network, average, optimiser and run: new, from --init, or as the state left them."""
+    sizes = complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
     torch.manual_seed(args.seed)
-    model = build_model(args.model, **hyperparameters)
-    gflops, mparams = count_cost(model)
-    if args.init == "interpolation":
+    model = build_model(args.model, **sizes)
+    run = Run(sizes)
+    if state:
+        run = Run(**state["run"])
+    elif args.init == "interpolation":
         model.start_from_interpolation()
-    model = model.to(args.device)
-    if args.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    elif args.init != "default":
+        metadata = start_from_file(model, Path(args.init))
+        run.base = {key: metadata.get(key, 0) for key in run.base}
+        run.commands = metadata.get("commands", [])
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    model = model.to(args.device, memory_format=layout)
     ema = EMA(model, args.ema) if args.ema else None
     optimizer = make_optimizer(model, args)
-    args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, hyperparameters)}")
-    log_file = args.save_dir / "log.jsonl"
-    if state is None and log_file.exists():
-        raise TrainingError(
-            f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth"
-        )
-
-    # resume
-    history, best_psnr_db, first_epoch, seconds, commands = [], float("-inf"), 1, 0.0, []
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if ema:
             ema.model.load_state_dict(state["ema"])
-        history, best_psnr_db, seconds = state["history"], state["best_psnr_db"], state["seconds"]
-        commands = state["commands"]
-        first_epoch = state["epoch"] + 1
-    if first_epoch > args.epochs:
-        raise TrainingError(f"this run has ended at epoch {first_epoch - 1}; give --epochs above that to go on")
-    commands = [*commands, {"command": "python train.py " + shlex.join(sys.argv[1:]), "commit": git_commit()}]
-    write_log(log_file, history)
-    source = batches(train_set, (first_epoch - 1) * args.iterations, args)
-    name = network_name(args.model, hyperparameters)
-    print(
-        f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
-        f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
-        + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
-    )
+    return model, ema, optimizer, run
+
+
+def start_from_file(model: nn.Module, path: Path) -> dict:
+    """Takes the tensors that fit, so that a shallower network's will do; returns the file's metadata."""
+    weights, metadata = read_weights(path)
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise TrainingError(f"--init {path}: none of its tensors fits {type(model).__name__}")
+    model.load_state_dict(fitting, strict=False)
+    print(f"{len(fitting)} of {len(own)} tensors start from {path}")
+    return metadata
+
+
+def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
+    """Trains to the last epoch; returns the last log entry."""
+    # data and network
+    train_set, valid_set, set5 = open_data(args)
+    model, ema, optimizer, run = build(args, state)
+    name = network_name(args.model, run.hyperparameters)
+    args.save_dir = Path(args.save_dir or f"runs/{name}")
+    if ranks.is_first and state is None and (args.save_dir / "log.jsonl").exists():
+        raise TrainingError(
+            f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth"
+        )
+    if run.epoch >= args.epochs:
+        raise TrainingError(f"this run has ended at epoch {run.epoch}; give --epochs above that to go on")
+    run.commands.append({"command": "python train.py " + shlex.join(sys.argv[1:]), "commit": git_commit()})
+    gflops, mparams = count_cost(model)
+    if ranks.is_first:
+        write_log(args.save_dir / "log.jsonl", run.history)
+        print(
+            f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
+            f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
+            + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
+        )
 
     # loop
+    called = accelerate(model, ranks, args)
+    source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = ema.model if ema else model
-    started = time.monotonic()
-    for epoch in range(first_epoch, args.epochs + 1):
-        train_loss = train_epoch(model, ema, optimizer, source, epoch, args)
+    earlier, started = run.seconds, time.monotonic()
+    for epoch in range(run.epoch + 1, args.epochs + 1):
+        train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
         if epoch % args.eval_every and epoch < args.epochs:
             continue
         evaluated.eval()
@@ -370,59 +503,69 @@ def train(args: argparse.Namespace, state: dict | None) -> dict:
             "iteration": epoch * args.iterations,
             "learning_rate": learning_rate(epoch * args.iterations - 1, args),
             "train_loss": train_loss,
-            "valid_psnr_db": validate(evaluated, valid_set, args),
-            "set5_psnr_db": average(s.psnr_db for s in evaluate(evaluated, set5, args.scale)) if set5 else None,
-            "hours": (seconds + time.monotonic() - started) / 3600,
+            "valid_psnr_db": validate(evaluated, valid_set, ranks, args),
+            "set5_psnr_db": score(evaluated, set5, ranks, args) if set5 else None,
+            "hours": (earlier + time.monotonic() - started) / 3600,
         }
-        history.append(entry)
-        is_best = entry["valid_psnr_db"] > best_psnr_db
-        best_psnr_db = max(best_psnr_db, entry["valid_psnr_db"])
-        state = {
-            "name": args.model,
-            "hyperparameters": hyperparameters,
-            "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-            "epoch": epoch,
-            "model": model.state_dict(),
-            "ema": ema.model.state_dict() if ema else None,
-            "optimizer": optimizer.state_dict(),
-            "best_psnr_db": best_psnr_db,
-            "history": history,
-            "commands": commands,
-            "seconds": seconds + time.monotonic() - started,
-        }
-        save_state(args.save_dir / "last.pth", state)
-        if is_best:
-            save_state(args.save_dir / "best.pth", state)
-            save_weights(
-                args.save_dir / "best.safetensors",
-                evaluated,
-                describe_run(state, args, len(train_set.pairs), gflops, mparams),
-            )
-        write_log(log_file, history)
-        draw_plots(read_log(log_file), args.save_dir)
-        print(format_entry(entry, best_psnr_db, args.epochs), flush=True)
-    return history[-1]
+        is_best = entry["valid_psnr_db"] > run.best_psnr_db
+        run.best_psnr_db = max(run.best_psnr_db, entry["valid_psnr_db"])
+        run.history.append(entry)
+        run.epoch, run.seconds = epoch, entry["hours"] * 3600
+        if ranks.is_first:
+            description = describe_run(run, args, len(train_set.pairs), gflops, mparams)
+            save(model, ema, optimizer, run, is_best, description, args)
+            print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
+    return run.history[-1]
 
 
-def describe_run(state: dict, args: argparse.Namespace, images: int, gflops: float, mparams: float) -> dict:
+def save(
+    model: nn.Module,
+    ema: EMA | None,
+    optimizer: torch.optim.Optimizer,
+    run: Run,
+    is_best: bool,
+    description: dict,
+    args: argparse.Namespace,
+) -> None:
+    """Writes the states, the best weights, the log and the plots."""
+    state = {
+        "name": args.model,
+        "hyperparameters": run.hyperparameters,
+        "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "run": asdict(run),
+        "model": model.state_dict(),
+        "ema": ema.model.state_dict() if ema else None,
+        "optimizer": optimizer.state_dict(),
+    }
+    save_state(args.save_dir / "last.pth", state)
+    if is_best:
+        save_state(args.save_dir / "best.pth", state)
+        save_weights(args.save_dir / "best.safetensors", ema.model if ema else model, description)
+    write_log(args.save_dir / "log.jsonl", run.history)
+    draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
+
+
+def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float, mparams: float) -> dict:
     """What published weights say of themselves."""
+    last = run.history[-1]
     return {
-        "model": state["name"],
-        "hyperparameters": state["hyperparameters"],
-        "commands": state["commands"],
+        "model": args.model,
+        "hyperparameters": run.hyperparameters,
+        "commands": run.commands,
         "seed": args.seed,
         "data": {"sets": args.data, "repeat": args.repeat[: len(args.data)], "images": images},
-        "iterations": state["epoch"] * args.iterations,
+        "iterations": run.base["iterations"] + last["iteration"],
         "batch": args.batch,
         "patch": args.patch,
         "optimizer": args.optimizer,
+        "loss": args.loss,
         "schedule": args.schedule,
-        "hours": round(state["history"][-1]["hours"], 3),
+        "hours": round(run.base["hours"] + last["hours"], 3),
         "hardware": hardware(args.device),
         "torch": torch.__version__,
         "gflops": gflops,
         "mparams": mparams,
-        "metrics": {key: state["history"][-1][key] for key in ("valid_psnr_db", "set5_psnr_db")},
+        "metrics": {key: last[key] for key in ("valid_psnr_db", "set5_psnr_db")},
     }
 
 
@@ -436,14 +579,25 @@ def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict:
     args, state = parse_args(argv)
-    if args.bf16 and args.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    on_cpu = args.device == "cpu"
+    if args.bf16 and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         print("warning: this CPU has no bfloat16 arithmetic; --bf16 will be slower than float32", file=sys.stderr)
+    if on_cpu:
+        keep_freed_memory()
+    ranks = Ranks()
     try:
-        return train(args, state)
-    except (DataError, TrainingError, ValueError) as error:
+        ranks.join(args.device)
+        return train(args, state, ranks)
+    except (TrainingError, ValueError) as error:  # DataError and CheckpointError are ValueErrors
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if ranks.world == 1:
+            raise
+        sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         sys.exit(f"stopped; go on with: python train.py --resume {args.save_dir}/last.pth")
+    finally:
+        ranks.leave()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Layers shared by two or more network families, and the checks on their sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SCALES = (2, 3, 4)
 
@@ -27,12 +29,36 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
-def separable_conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
-    """Depthwise k×k then pointwise 1×1, both with bias, nothing between them."""
+def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, kernel_size, padding=kernel_size // 2, groups=in_channels),
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
         nn.Conv2d(in_channels, out_channels, 1),
     )
+
+
+class ScaledPointwise(nn.Sequential):
+    """Depthwise 1×1 then pointwise 1×1, both with bias: a scale for each channel, then a matrix.
+
+    `fused` multiplies the two into one conv; without it both run as modules, which is how costs are counted.
+    """
+
+    fused = True
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, in_channels, 1, groups=in_channels), conv1x1(in_channels, out_channels))
+
+    def matrix_and_bias(self) -> tuple[Tensor, Tensor]:
+        """(out, in) and (out,)."""
+        depthwise, pointwise = self
+        matrix = pointwise.weight.flatten(1)
+        return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.fused:
+            return super().forward(x)
+        matrix, bias = self.matrix_and_bias()
+        return F.conv2d(x, matrix[:, :, None, None], bias)
 
 
 def pixel_shuffle_upsampler(nf: int, scale: int) -> nn.Sequential:
@@ -45,6 +71,17 @@ def float32_region(device_type: str) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(device_type):  # the meta device, on which costs are counted
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float32 from half precision; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def in_full_precision(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Runs a network's last layers outside autocast: bf16's 8 bits are as coarse as the image."""
+    with float32_region(x.device.type):
+        return module(full_precision(x))
 
 
 def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
@@ -71,10 +108,36 @@ class ContrastAwareChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
-            x32 = x.float()
-            mean = self.average_pool(x32)
-            gate = self.gate(mean + channel_contrast(x32, mean))
+            precise = full_precision(x)
+            mean = self.average_pool(precise)
+            gate = self.gate(mean + channel_contrast(precise, mean))
         return x * gate.to(x.dtype)
+
+
+class Moments(torch.autograd.Function):
+    """Mean and covariance over positions: (N, P, C) -> (N, 1, C), (N, C, C).
+
+    Centred before it is squared: E[x²] − E[x]² loses the variance of a channel whose mean is large.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean(dim=1, keepdim=True)
+        centred = x - mean
+        ctx.save_for_backward(x, mean)
+        return mean, torch.bmm(centred.mT, centred) / x.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, mean_grad: Tensor, covariance_grad: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        slope = (covariance_grad + covariance_grad.mT) / x.shape[1]
+        return torch.baddbmm(mean_grad / x.shape[1] - mean @ slope, x, slope)
+
+
+def standard_deviation(variance: Tensor) -> Tensor:
+    """Square root with a zero, not infinite, gradient where the variance is zero."""
+    return variance.clamp_min(1e-12).sqrt()
 
 
 class DistillationBlock(nn.Module):

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from models.blocks import (
     DistillationBlock,
+    ScaledPointwise,
     bilinear_channel,
     check_scale,
     conv1x1,
     conv3x3,
     damp,
     float32_region,
+    full_precision,
+    in_full_precision,
     interpolate_rgb,
     pass_through,
     pixel_shuffle_upsampler,
@@ -48,7 +51,7 @@ class LaplacianAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
-            mean = self.average_pool(x.float())
+            mean = self.average_pool(full_precision(x))
             gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
         return x * gate.to(x.dtype)
 
@@ -141,7 +144,11 @@ class MeanShiftedDRLN(nn.Module):
         self.add_mean = mean_shift(+1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add_mean(self.upsampler(self.trunk(self.head(self.subtract_mean(x)))))
+        features = self.trunk(self.head(self.subtract_mean(x)))
+        return in_full_precision(self.put_back, features)
+
+    def put_back(self, features: Tensor) -> Tensor:
+        return self.add_mean(self.upsampler(features))
 
 
 class DRLN(MeanShiftedDRLN):
@@ -255,7 +262,7 @@ class DistillationDRLM(DistillationBlock):
         self.c2 = separable_conv(remaining, nf)
         self.c3 = separable_conv(remaining, nf)
         self.c4 = nn.Sequential(separable_conv(remaining, distilled), nn.LeakyReLU(0.01, inplace=True))
-        self.c5 = nn.Sequential(separable_conv(nf, nf, kernel_size=1), nn.LeakyReLU(0.01, inplace=True))
+        self.c5 = nn.Sequential(ScaledPointwise(nf, nf), nn.LeakyReLU(0.01, inplace=True))
         self.attention = LaplacianAttention(nf, max(1, nf // 16), nn.LeakyReLU(0.01))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,13 +7,19 @@ from torch import Tensor
 from models.blocks import (
     ContrastAwareChannelAttention,
     DistillationBlock,
+    Moments,
+    ScaledPointwise,
     check_scale,
     conv1x1,
     conv3x3,
+    float32_region,
+    full_precision,
+    in_full_precision,
     interpolate_rgb,
     pixel_shuffle_upsampler,
     require,
     separable_conv,
+    standard_deviation,
 )
 
 
@@ -35,7 +41,12 @@ class IMDB(DistillationBlock):
 
 
 class SeparableIMDB(DistillationBlock):
-    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them."""
+    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them.
+
+    `fused` computes the same faster; without it every layer runs as a module, which is how costs are counted.
+    """
+
+    fused = True
 
     def __init__(self, nf: int) -> None:
         super().__init__(nf)
@@ -45,10 +56,34 @@ class SeparableIMDB(DistillationBlock):
         self.c3 = separable_conv(remaining, nf)
         self.c4 = separable_conv(remaining, distilled)
         self.cca = ContrastAwareChannelAttention(nf, reduction=12)
-        self.c5 = separable_conv(nf, nf, kernel_size=1)
+        self.c5 = ScaledPointwise(nf, nf)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.cca(self.c5(self.cca(self.distil(x))))
+        distilled = self.distil(x)
+        if self.fused:
+            return self.fused_tail(x, distilled)
+        return x + self.cca(self.c5(self.cca(distilled)))
+
+    def fused_tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        """x + cca(c5(cca(distilled))) in one product with a matrix for each image.
+
+        All of it is linear but the gates, and those need only channel means and deviations; the second gate's follow
+        from the mean and covariance of `distilled`, so that no other feature map is ever written.
+        """
+        n, c, h, w = x.shape
+        positions = distilled.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        with float32_region(x.device.type):
+            matrix, bias = self.c5.matrix_and_bias()
+            mean, covariance = Moments.apply(full_precision(positions))
+            deviation = standard_deviation(covariance.diagonal(dim1=1, dim2=2))
+            gate = self.cca.gate((mean[:, 0] + deviation).reshape(n, c, 1, 1)).reshape(n, 1, c)
+            matrix = matrix * gate  # (n, c out, c in)
+            mean = torch.baddbmm(bias, mean, matrix.mT)
+            deviation = standard_deviation(((matrix @ covariance) * matrix).sum(dim=2))
+            gate = self.cca.gate((mean[:, 0] + deviation).reshape(n, c, 1, 1)).reshape(n, c, 1)
+            matrix, bias = (gate * matrix).mT, gate.mT * bias
+        out = torch.baddbmm(x.permute(0, 2, 3, 1).reshape(n, h * w, c), positions, matrix.to(x.dtype))
+        return out.add_(bias.to(x.dtype)).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class IMDN(nn.Module):
@@ -83,7 +118,7 @@ class IMDN(nn.Module):
             h = block(h)
             outputs.append(h)
         h = self.trunk_conv(self.fusion(torch.cat(outputs, dim=1)))
-        return self.upsampler(h + features)
+        return in_full_precision(self.upsampler, h + features)
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)
@@ -119,7 +154,7 @@ class IMDN_RTC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.head(x)
-        return self.upsampler(self.trunk_conv(self.blocks(features)) + features)
+        return in_full_precision(self.upsampler, self.trunk_conv(self.blocks(features)) + features)
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

@@ -6,12 +6,22 @@ import torch
 from conftest import SHARED, needs_shared, smooth_image, write_decoded
 from torch.utils.data import DataLoader
 
-from dataset import BenchmarkSet, DataError, Pair, PairedPatches, augmented, find_pairs, sample_pairs
+from dataset import (
+    BenchmarkSet,
+    DataError,
+    DevicePatches,
+    MappedArrays,
+    Pair,
+    PairedPatches,
+    find_pairs,
+    random_uniform,
+    sample_pairs,
+)
 from utils.images import write_rgb
 
 
 def patches(root, split="training", **options) -> PairedPatches:
-    options = {"scale": 3, "patch_size": 24, "length": 64} | options
+    options = {"scale": 3, "patch_size": 24} | options
     return PairedPatches([(find_pairs(root, split, options["scale"]), 2)], split=split, **options)
 
 
@@ -40,10 +50,12 @@ def coordinate_pair(height: int = 20, width: int = 30, scale: int = 3) -> Pair:
 
 
 def test_lr_and_hr_are_aligned_under_every_flip_and_rotation():
-    dataset = PairedPatches([([coordinate_pair()], 1)], scale=3, patch_size=12, split="training", length=200)
+    dataset = PairedPatches([([coordinate_pair()], 1)], scale=3, patch_size=12, split="training")
     orientations = set()
-    for lr, hr in (dataset[i] for i in range(200)):
-        assert lr.shape == (3, 4, 4) and hr.shape == (3, 12, 12) and lr.dtype == torch.uint8
+    batch = dataset[range(200)]
+    assert batch[0].shape == (200, 3, 4, 4) and batch[1].shape == (200, 3, 12, 12)
+    assert all(part.dtype == torch.uint8 and part.is_contiguous(memory_format=torch.channels_last) for part in batch)
+    for lr, hr in zip(*batch):
         assert torch.equal(hr, lr.repeat_interleave(3, 1).repeat_interleave(3, 2))
         orientations.add(
             tuple(
@@ -53,29 +65,65 @@ def test_lr_and_hr_are_aligned_under_every_flip_and_rotation():
     assert len(orientations) == 8
 
 
-def test_augmentation_by_hand():
-    patch = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert augmented(patch, 1, False)[0].tolist() == [[3, 9], [0, 6]]
-    assert augmented(patch, 0, True)[0].tolist() == [[3, 0], [9, 6]]
+def test_random_numbers_are_uniform_and_independent_of_their_batch():
+    numbers = random_uniform(3, np.arange(20000), 4)
+    assert numbers.shape == (4, 20000) and numbers.min() >= 0 and numbers.max() < 1
+    for row in numbers:
+        assert row.mean() == pytest.approx(0.5, abs=0.01) and row.var() == pytest.approx(1 / 12, abs=0.003)
+    assert abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.03
+    assert abs(np.corrcoef(numbers[:, :-1], numbers[:, 1:]) - np.eye(8)).max() < 0.03
+    np.testing.assert_array_equal(random_uniform(3, np.array([17]), 4)[:, 0], numbers[:, 17])
+    assert abs(random_uniform(4, np.arange(20000), 4) - numbers).mean() > 0.3
 
 
 def test_every_position_is_equally_likely_times_repeat():
     small, large = coordinate_pair(8, 8), coordinate_pair(15, 22)  # 9·25 and 15·... positions of a 4-pixel patch
-    dataset = PairedPatches([([small], 3), ([large], 1)], scale=3, patch_size=12, split="training", length=10)
+    dataset = PairedPatches([([small], 3), ([large], 1)], scale=3, patch_size=12, split="training")
     expected = 3 * 5 * 5 / (3 * 5 * 5 + 12 * 19)
     assert dataset.cumulative.tolist() == pytest.approx([expected, 1])
 
 
 def test_a_sample_depends_on_seed_and_index_alone(decoded):
     a, b = patches(decoded, seed=1), patches(decoded, seed=1)
-    later = [b[i] for i in (40, 7)]
-    assert torch.equal(a[7][1], later[1][1]) and torch.equal(a[40][0], later[0][0])
-    assert any(not torch.equal(a[i][1], patches(decoded, seed=2)[i][1]) for i in range(4))
-    assert any(not torch.equal(a[0][1], a[i][1]) for i in range(1, 4))
+    first, second = a[range(41)], b[(40, 7)]
+    assert torch.equal(first[0][40], second[0][0]) and torch.equal(first[1][7], second[1][1])
+    assert not torch.equal(first[1], patches(decoded, seed=2)[range(41)][1])
+    assert not torch.equal(first[1][:20], first[1][20:40])
+
+
+def test_three_places_give_the_same_patches(decoded):
+    on_disk, in_memory = patches(decoded), patches(decoded)
+    in_memory.lr.load()
+    in_memory.hr.load()
+    on_device = DevicePatches(patches(decoded), "cpu")
+    for disk, memory, device in zip(on_disk[range(32)], in_memory[range(32)], on_device[range(32)]):
+        assert torch.equal(disk, memory) and torch.equal(disk, device)
+        assert device.is_contiguous(memory_format=torch.channels_last)
+    assert all(isinstance(source, np.ndarray) for source in in_memory.hr.sources)
+
+
+@pytest.mark.parametrize("limits", ({"limit_files": 2}, {"limit_bytes": 1}))
+def test_maps_are_closed_when_there_are_many(decoded, limits):
+    files = sorted(decoded.rglob("*.npy"))
+    arrays = MappedArrays(files, **limits)
+    for index in (0, 5, 3, 0, 7):
+        np.testing.assert_array_equal(arrays[index], np.load(files[index]))
+        assert len(arrays._open) <= 2 and arrays._bytes == sum(a.nbytes for a in arrays._open.values())
+
+
+def test_a_file_that_disappears_during_the_run_is_named(decoded):
+    dataset = patches(decoded)
+    for file in decoded.rglob("DIV2K_train_HR/*.npy"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"train_HR.*disappeared"):
+        dataset[range(8)]
 
 
 def test_same_batches_with_no_and_two_workers(decoded):
-    alone, shared = (list(DataLoader(patches(decoded, length=16), batch_size=4, num_workers=n)) for n in (0, 2))
+    batches = [range(start, start + 4) for start in range(0, 16, 4)]
+    alone, shared = (
+        list(DataLoader(patches(decoded), sampler=batches, batch_size=None, num_workers=n)) for n in (0, 2)
+    )
     assert len(alone) == len(shared) == 4
     for one, two in zip(alone, shared):
         assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
@@ -83,18 +131,18 @@ def test_same_batches_with_no_and_two_workers(decoded):
 
 def test_a_used_dataset_pickles_without_its_images(decoded):
     dataset = patches(decoded)
-    expected = dataset[0]
+    expected = dataset[range(4)]
     data = pickle.dumps(dataset)
-    assert len(data) < 5000
-    assert torch.equal(pickle.loads(data)[0][1], expected[1])
+    assert len(data) < 6000
+    assert torch.equal(pickle.loads(data)[range(4)][1], expected[1])
 
 
 def test_validation_goes_through_every_image_unflipped(decoded):
-    dataset = patches(decoded, "validation", patch_size=36, length=None)
+    dataset = patches(decoded, "validation", patch_size=36)
     assert len(dataset) == 4
     for index, name in enumerate(("0801", "0801", "0802", "0802")):
         hr = np.load(decoded / f"DIV2K_valid_HR/{name}.npy")
-        np.testing.assert_array_equal(dataset[index][1].permute(1, 2, 0).numpy(), hr)
+        np.testing.assert_array_equal(dataset[[index]][1][0].permute(1, 2, 0).numpy(), hr)
 
 
 def test_a_missing_partner_is_named(decoded):
@@ -151,7 +199,7 @@ def test_the_sample_set_needs_no_download(scale):
     training, validation = sample_pairs("training", scale), sample_pairs("validation", scale)
     assert len(training) >= 3 and len(validation) == 2
     assert not {p.name for p in training} & {p.name for p in validation}
-    PairedPatches([(training, 1)], scale=scale, patch_size=48 * scale, split="training", length=1)[0]
+    PairedPatches([(training, 1)], scale=scale, patch_size=48 * scale, split="training")[range(2)]
 
 
 def test_benchmark_from_set5_layout(tmp_path):

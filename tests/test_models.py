@@ -157,6 +157,41 @@ def test_starts_from_interpolation(name, scale):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("layout", (torch.channels_last, torch.contiguous_format))
+@pytest.mark.parametrize("name", ("IMDN_dw", "DRLN_slim"))
+def test_fused_layers_compute_what_their_modules_do(name, layout):
+    torch.manual_seed(0)
+    model = small(name, 3).double()
+    x = torch.rand(2, 3, 9, 7, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    fused = [module for module in model.modules() if hasattr(module, "fused")]
+    assert fused
+    results = []
+    for switch in (True, False):
+        for module in fused:
+            module.fused = switch
+        sr = model(x)
+        weights = torch.linspace(0, 1, sr.numel(), dtype=torch.float64).reshape(sr.shape)
+        wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
+        results.append([sr, *torch.autograd.grad((sr * weights).sum(), wanted)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("bf16", (False, True))
+@pytest.mark.parametrize("value", (0.0, 0.5, 1e-20))
+def test_a_constant_image_has_finite_gradients(value, bf16):
+    model, x = small("IMDN_dw", 3), torch.full((1, 3, 8, 8), value, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model(x).square().sum().backward()
+    assert x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision_stops_before_the_image(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert small(name, 3)(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+
+
 @needs_shared("weights/IMDN_x3_official.pth")
 def test_authors_weights_use_this_architecture():
     from utils.checkpoint import load_model

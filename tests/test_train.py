@@ -49,11 +49,13 @@ def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, optimizer):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
         patch.setattr(train, "format_entry", stop_after_two)
         run(decoded, tmp_path / "stopped", *flags)
-    assert load_state(tmp_path / "stopped/last.pth")["epoch"] == 2
+    assert load_state(tmp_path / "stopped/last.pth")["run"]["epoch"] == 2
     train.main(["--resume", str(tmp_path / "stopped/last.pth")])
     whole, stopped = (load_state(tmp_path / name / "last.pth") for name in ("whole", "stopped"))
-    for key in ("epoch", "model", "ema", "optimizer", "best_psnr_db"):
+    for key in ("model", "ema", "optimizer"):
         assert states_equal(whole[key], stopped[key]), key
+    for key in ("epoch", "best_psnr_db"):
+        assert whole["run"][key] == stopped["run"][key]
     logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").open()] for name in ("whole", "stopped")]
     for a, b in zip(*logs, strict=True):
         assert {**a, "hours": 0} == {**b, "hours": 0}
@@ -74,7 +76,7 @@ def test_killed_and_resumed(decoded, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     state = load_state(tmp_path / "killed/last.pth")
-    if state["epoch"] < 6:
+    if state["run"]["epoch"] < 6:
         train.main(["--resume", str(tmp_path / "killed/last.pth")])
     run(decoded, tmp_path / "whole", *flags)
     killed, whole = (load_state(tmp_path / name / "last.pth") for name in ("killed", "whole"))
@@ -100,11 +102,11 @@ def test_a_run_leaves_what_the_docstring_says(decoded, tmp_path, capsys):
 def test_the_best_is_chosen_by_validation_never_by_set5(decoded, tmp_path, monkeypatch):
     valid, set5 = iter((30.0, 29.0)), iter((20.0, 40.0))
     monkeypatch.setattr(train, "validate", lambda *_: next(valid))
-    monkeypatch.setattr(train, "evaluate", lambda *_: [type("Score", (), {"psnr_db": next(set5)})])
-    monkeypatch.setattr(train.BenchmarkSet, "from_set5", lambda *_: [None])
+    monkeypatch.setattr(train, "score", lambda *_: next(set5))
+    monkeypatch.setattr(train.BenchmarkSet, "from_set5", lambda *_: "Set5")
     run(decoded, tmp_path / "run", "--epochs", "2", "--set5", str(tmp_path))
-    assert load_state(tmp_path / "run/best.pth")["epoch"] == 1
-    assert load_state(tmp_path / "run/last.pth")["epoch"] == 2
+    assert load_state(tmp_path / "run/best.pth")["run"]["epoch"] == 1
+    assert load_state(tmp_path / "run/last.pth")["run"]["epoch"] == 2
 
 
 def test_the_sample_set_trains(tmp_path):
@@ -169,14 +171,14 @@ def test_resuming_cannot_change_the_network_and_needs_epochs(decoded, tmp_path, 
     with pytest.raises(SystemExit, match="--epochs above"):
         train.main(["--resume", str(tmp_path / "last.pth")])
     assert train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])["epoch"] == 2
-    assert len(load_state(tmp_path / "last.pth")["commands"]) == 2
+    assert len(load_state(tmp_path / "last.pth")["run"]["commands"]) == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(decoded, tmp_path):
     run(decoded, tmp_path, "--epochs", "1")
     with pytest.raises(SystemExit, match=r"became (nan|inf) in epoch 2.*--lr"):
         train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--lr", "1e30"])
-    assert load_state(tmp_path / "last.pth")["epoch"] == 1
+    assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 1
 
 
 def test_schedule_in_its_three_cases():

@@ -13,7 +13,7 @@ from torch import Tensor
 from models import build_model, complete_hyperparameters
 from utils.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "super_resolution"
 
 
@@ -35,7 +35,7 @@ def load_state(path: Path) -> dict:
     """
     state = _load_pth(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a training state written by train.py")
+        raise CheckpointError(f"{path} is not a training state written by this version of train.py")
     return state
 
 

@@ -14,6 +14,9 @@ def count_cost(model: nn.Module, size: int = 256) -> tuple[float, float]:
     thop's, as in the report. A copy runs on the meta device: shapes only, so that any network takes a moment.
     """
     probe = copy.deepcopy(model).to("meta")
+    for module in probe.modules():
+        if hasattr(module, "fused"):
+            module.fused = False  # thop counts modules that run
     with torch.inference_mode():
         macs, params = profile(probe, inputs=(torch.empty(1, 3, size, size, device="meta"),), verbose=False)
     return 2 * macs / 1e9, params / 1e6

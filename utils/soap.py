@@ -1,0 +1,114 @@
+"""SOAP: Adam in the eigenbases of Shampoo's preconditioners, computed for all parameters of one shape at once."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class SOAP(torch.optim.Optimizer):
+    """SOAP for networks of many small tensors, where what costs is the number of operations, not their size.
+
+    Parameters of one shape are stacked, so that a network of hundreds of tensors takes some twenty products a step,
+    and the eigenbases' QR factorisations run as one batch for each size. The state of a stack is kept under its first
+    parameter. The first step only initialises the preconditioners. No weight decay; vectors take plain Adam.
+
+    Args:
+        betas: decay of the gradient's mean, and of its square and the preconditioners.
+        precondition_every: steps between updates of the eigenbases.
+    Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 3e-3,
+        betas: tuple[float, float] = (0.95, 0.95),
+        eps: float = 1e-8,
+        precondition_every: int = 10,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "precondition_every": precondition_every, "step": 0}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            stacks = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    stacks[p.shape].append(p)
+            gradients = {shape: torch.stack([p.grad for p in stack]) for shape, stack in stacks.items()}
+            for shape, stack in stacks.items():
+                if group["step"]:
+                    self._update(stack, gradients[shape], self.state[stack[0]], group)
+                self._accumulate(self.state[stack[0]], gradients[shape], group)
+            states = [self.state[stack[0]] for stack in stacks.values()]
+            if group["step"] == 0:
+                initialise_bases(states)
+            elif group["step"] % group["precondition_every"] == 0:
+                rotate_bases(states)
+            group["step"] += 1
+
+    @staticmethod
+    def _accumulate(state: dict, gradient: Tensor, group: dict) -> None:
+        """Adds this gradient's outer products, one for each dimension, to the preconditioners."""
+        if not state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+            for dim in preconditioned_dims(gradient):
+                size = gradient.shape[dim]
+                state[f"preconditioner_{dim}"] = gradient.new_zeros(len(gradient), size, size)
+        for dim in preconditioned_dims(gradient):
+            rows = gradient.movedim(dim, 1).flatten(2)
+            state[f"preconditioner_{dim}"].lerp_(rows @ rows.mT, 1 - group["betas"][1])
+
+    @staticmethod
+    def _update(stack: list[Tensor], gradient: Tensor, state: dict, group: dict) -> None:
+        """Adam's step, its second moment taken in the eigenbases."""
+        beta1, beta2 = group["betas"]
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].lerp_(project(gradient, state).square(), 1 - beta2)
+        direction = project(state["exp_avg"], state) / state["exp_avg_sq"].sqrt().add_(group["eps"])
+        step_size = group["lr"] * (1 - beta2 ** group["step"]) ** 0.5 / (1 - beta1 ** group["step"])
+        torch._foreach_add_(stack, project(direction, state, back=True).unbind(), alpha=-step_size)
+
+
+def preconditioned_dims(stacked: Tensor) -> list[int]:
+    """Dimensions longer than 1 of what is stacked, if it is not a vector."""
+    return [dim for dim in range(1, stacked.ndim) if stacked.shape[dim] > 1] if stacked.ndim > 2 else []
+
+
+def project(stacked: Tensor, state: dict, back: bool = False) -> Tensor:
+    """Rotates every preconditioned dimension into its eigenbasis, or back."""
+    for dim in preconditioned_dims(stacked):
+        basis = state[f"basis_{dim}"]
+        rows = stacked.movedim(dim, 1)
+        rotated = (basis if back else basis.mT) @ rows.flatten(2)
+        stacked = rotated.reshape(rows.shape).movedim(1, dim)
+    return stacked
+
+
+def initialise_bases(states: list[dict]) -> None:
+    """Eigenvectors of the first preconditioners, largest eigenvalue first."""
+    for state in states:
+        for dim in preconditioned_dims(state["exp_avg"]):
+            _, vectors = torch.linalg.eigh(state[f"preconditioner_{dim}"])
+            state[f"basis_{dim}"] = vectors.flip(2).contiguous()
+
+
+def rotate_bases(states: list[dict]) -> None:
+    """One round of power iteration; the second moments follow the order of the eigenvalues."""
+    products = defaultdict(list)
+    for state in states:
+        for dim in preconditioned_dims(state["exp_avg"]):
+            basis = state[f"basis_{dim}"]
+            product = state[f"preconditioner_{dim}"] @ basis
+            order = (basis * product).sum(dim=1).argsort(dim=1, descending=True, stable=True)
+            shape = [len(order), *[1] * (state["exp_avg_sq"].ndim - 1)]
+            shape[dim] = -1
+            state["exp_avg_sq"] = state["exp_avg_sq"].take_along_dim(order.reshape(shape), dim)
+            products[basis.shape[1]].append((state, f"basis_{dim}", product.take_along_dim(order[:, None], 2)))
+    for batch in products.values():
+        bases, _ = torch.linalg.qr(torch.cat([product for _, _, product in batch]))
+        for (state, name, _), basis in zip(batch, bases.split([len(product) for _, _, product in batch])):
+            state[name] = basis.contiguous()
