@@ -456,10 +456,11 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
 def start_from_file(model: nn.Module, path: Path) -> dict:
     """Takes the tensors that fit, so that a shallower network's will do; returns the file's metadata."""
     weights, metadata = read_weights(path)
+    name = type(model).__name__
+    if metadata.get("model") != name:
+        raise TrainingError(f"--init {path}: holds {metadata.get('model', 'an unknown network')}, not {name}")
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
-    if not fitting:
-        raise TrainingError(f"--init {path}: none of its tensors fits {type(model).__name__}")
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors start from {path}")
     return metadata

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -7,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import train
+from dataset import PairedPatches, find_pairs
+from models import build_model
 from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
 from utils.schedule import learning_rate_at
@@ -211,3 +215,61 @@ def test_ema_by_hand():
     assert ema.model.weight.item() == pytest.approx(9 / 11)
     ema.update(model, step=10**6)
     assert ema.model.weight.item() == pytest.approx(10 / 11)
+
+
+@pytest.mark.parametrize("flags", ([], ["--bf16"], ["--cache", "ram"]))
+def test_the_fast_path_learns_what_the_plain_one_does(decoded, tmp_path, flags):
+    """200 steps against a loop of float32 NCHW, one module at a time, one sample at a time."""
+    entry = run(decoded, tmp_path, "--epochs", "2", "--iterations", "100", *flags)
+    torch.manual_seed(0)
+    model = build_model("IMDN_dw", nf=8, num_modules=1)
+    for module in model.modules():
+        module.fused = False
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    patches = PairedPatches([(find_pairs(decoded, "training", 3), 1)], scale=3, patch_size=24, split="training")
+    losses = []
+    for step in range(200):
+        lr, hr = (torch.cat([patches[[i]][part] for i in (2 * step, 2 * step + 1)]) for part in (0, 1))
+        loss = torch.nn.functional.l1_loss(model(lr.contiguous() / 255), hr.contiguous() / 255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert entry["train_loss"] == pytest.approx(np.mean(losses[100:]), rel=0.02)
+
+
+def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, capsys):
+    def fail(model):
+        raise RuntimeError("no C++ compiler\nand a long explanation")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", "--compile")["train_loss"])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == ["warning: torch.compile failed, training goes on without it: no C++ compiler"]
+
+
+def test_the_cache_is_the_fastest_place_with_room(decoded, monkeypatch):
+    patches = PairedPatches([(find_pairs(decoded, "training", 3), 1)], scale=3, patch_size=24, split="training")
+    for flag, memory, in_ram in (("auto", 10**9, True), ("auto", 1000, False), ("disk", 10**9, False)):
+        args, _ = train.parse_args(["--data", "sample", "--device", "cpu", "--cache", flag])
+        monkeypatch.setattr(os, "sysconf", lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else 1)
+        placed = train.place(copy.deepcopy(patches), train.Ranks(), args)
+        assert all(isinstance(source, np.ndarray) == in_ram for source in placed.hr.sources)
+
+
+def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
+    run(decoded, tmp_path / "a", "--epochs", "2")
+    weights = tmp_path / "a/best.safetensors"
+    flags = ["--init", str(weights), "--lr", "1e-9", "--loss", "mse"]
+    run(decoded, tmp_path / "b", "--epochs", "1", *flags)
+    before, after = (load_model(tmp_path / name / "best.safetensors") for name in ("a", "b"))
+    for a, b in zip(before[0].parameters(), after[0].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    assert after[1]["iterations"] == before[1]["iterations"] + 3 and after[1]["loss"] == "mse"
+    assert len(after[1]["commands"]) == 2 and after[1]["hours"] >= before[1]["hours"]
+    run(decoded, tmp_path / "deeper", "--epochs", "1", "--modules", "2", *flags)
+    assert "tensors start from" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="holds IMDN_dw, not DRLN_narrow"):
+        run(decoded, tmp_path / "c", "--epochs", "1", "--model", "DRLN_narrow", "--modules", "2", *flags)
+    with pytest.raises(SystemExit, match="nowhere.safetensors does not exist"):
+        run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
