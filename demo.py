@@ -27,7 +27,7 @@ from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, save_weights
 from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
-from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_image, to_tensor
+from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.files import atomic_path
 from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -38,6 +38,7 @@ from utils.tiling import super_resolve
 PUBLISHED = Path(__file__).parent / "checkpoint"
 DEFAULT_CHECKPOINT = PUBLISHED / "IMDN_dw_nf40_m6_x3.safetensors"
 DEFAULT_SET5 = Path("Set5")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,6 +67,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     upscaling = parser.add_argument_group("upscaling")
     upscaling.add_argument("--input", type=Path, help="image or folder")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
+    upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: what memory allows)")
+    upscaling.add_argument("--batch", type=int, help="tiles at once (default: likewise)")
+    upscaling.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
     upscaling.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
     upscaling.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
     upscaling.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
@@ -96,6 +100,9 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--plot goes with --all")
     if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
         parser.error("--publish needs --checkpoint, a .safetensors file of train.py's, and no other network")
+    for flag in ("tile", "batch"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
     if args.data_note and not args.publish:
         parser.error("--data-note goes with --publish")
     if args.set5 and args.benchmark and not args.publish:
@@ -290,8 +297,9 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
         try:
             if target.exists() and target.samefile(source):
                 raise DataError(f"{target} is the input itself; write somewhere else")
-            lr = to_tensor(read_named(source), args.device)
-            write_rgb(target, to_image(super_resolve(model, lr, scale)))
+            write_rgb(
+                target, super_resolve(model, read_named(source), scale, args.tile, args.batch, DTYPES[args.precision])
+            )
         except DataError as error:
             problems.append(error)
     for problem in problems:
@@ -313,7 +321,7 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
         found, expected = f"{hr.shape[1]}×{hr.shape[0]}", f"{shape[1]}×{shape[0]}"
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
     bicubic = imresize(lr, scale)
-    ours = to_image(super_resolve(model, to_tensor(lr, args.device), scale))
+    ours = super_resolve(model, lr, scale, args.tile, args.batch, DTYPES[args.precision])
     crop = tuple(args.crop) if args.crop else most_different_crop(bicubic, ours, side=min(shape) // 4)
     left, top, side = crop
     if side < 1 or min(left, top) < 0 or left + side > shape[1] or top + side > shape[0]:

@@ -102,6 +102,7 @@ class ContrastAwareChannelAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
+        self.global_pool = True  # looks at the whole image
         hidden = max(1, channels // reduction)
         self.average_pool = nn.AdaptiveAvgPool2d(1)  # a module, so that thop counts it
         self.gate = nn.Sequential(conv1x1(channels, hidden), nn.ReLU(), conv1x1(hidden, channels), nn.Sigmoid())

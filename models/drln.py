@@ -44,6 +44,7 @@ class LaplacianAttention(nn.Module):
 
     def __init__(self, nf: int, hidden: int, act: nn.Module) -> None:
         super().__init__()
+        self.global_pool = True  # looks at the whole image
         self.average_pool = nn.AdaptiveAvgPool2d(1)
         self.branches = nn.ModuleList(conv3x3(nf, hidden, dilation) for dilation in (3, 5, 7))
         self.act = act

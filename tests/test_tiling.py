@@ -1,8 +1,18 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 
-from utils.tiling import course_tiled, cuts, mirror_to, next_power_of_two, super_resolve, tile_starts
+from models import MODELS, build_model
+from utils.tiling import (
+    course_tiled,
+    mirror_to,
+    next_power_of_two,
+    plan_spans,
+    receptive_margin,
+    super_resolve,
+    tile_starts,
+)
 
 
 class Nearest(nn.Module):
@@ -49,25 +59,75 @@ def test_course_tiles_average_where_they_overlap():
     assert sr[0, 0, 0].tolist() == [1.0] * 6 + [2.0] * 6
 
 
-@pytest.mark.parametrize("size", ((1, 1), (20, 31), (40, 97)))
-@pytest.mark.parametrize("tile", (12, 20, 64))
-def test_tiled_equals_whole_where_the_overlap_covers_the_kernel(size, tile):
+def random_image(height: int, width: int, dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
+
+
+def small_conv() -> nn.Module:
+    """A ×3 network of margin 4 whose output stays between 0 and 1."""
     torch.manual_seed(0)
-    conv = nn.Sequential(nn.Conv2d(3, 27, 9, padding=4), nn.PixelShuffle(3)).eval()
-    lr = torch.rand(1, 3, *size)
+    model = nn.Sequential(nn.Conv2d(3, 27, 9, padding=4), nn.PixelShuffle(3)).eval()
+    with torch.no_grad():
+        model[0].weight.abs_().div_(model[0].weight.sum(dim=(1, 2, 3), keepdim=True))
+        model[0].bias.zero_()
+    return model
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
+@pytest.mark.parametrize("size", ((1, 1), (20, 31), (40, 197), (130, 60)))
+@pytest.mark.parametrize("tile", (40, 57))
+@pytest.mark.parametrize("batch", (1, 3))
+def test_tiled_equals_whole_where_no_layer_looks_at_all_of_it(size, tile, batch, dtype):
+    model, image = small_conv(), random_image(*size, dtype)
+    whole = super_resolve(model, image, 3, tile=1000)
+    tiled = super_resolve(model, image, 3, tile=tile, batch=batch)
+    assert tiled.shape == (3 * size[0], 3 * size[1], 3) and tiled.dtype == dtype
+    assert np.abs(whole.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 2)
     with torch.inference_mode():
-        torch.testing.assert_close(super_resolve(conv, lr, 3, tile=tile, overlap=4), conv(lr))
+        lr = torch.from_numpy(image.astype(np.int32)).permute(2, 0, 1)[None] / np.iinfo(dtype).max
+        expected = (model(lr)[0].clamp(0, 1) * np.iinfo(dtype).max).round().permute(1, 2, 0).numpy()
+    assert np.abs(whole - expected).max() <= (0 if dtype == np.uint8 else 2)
 
 
-@pytest.mark.parametrize("length", range(1, 80))
-def test_cuts_cover_once_and_stay_inside_their_tile(length):
-    covered = []
-    for start, part in cuts(length, 16, 3):
-        assert start <= part.start < part.stop <= start + 16
-        covered += range(part.start, part.stop)
-    assert covered == list(range(length))
+def test_a_network_without_attention_is_the_same_in_tiles():
+    torch.manual_seed(0)
+    model, image = build_model("IMDN_RTC", nf=8, num_modules=2).eval(), random_image(90, 101)
+    assert receptive_margin(model) == 1 + 2 * 4 + 1
+    tiled, whole = (super_resolve(model, image, 3, tile=tile) for tile in (60, 1000))
+    assert np.abs(tiled.astype(int) - whole).max() <= 1
 
 
-def test_a_tile_within_its_margins_is_an_error():
-    with pytest.raises(ValueError, match="overlap"):
-        super_resolve(Nearest(), torch.rand(1, 3, 8, 8), 3, tile=8, overlap=4)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_margin_covers_what_a_pixel_depends_on(name):
+    """Gradients of the middle pixel reach no further than the margin, once global pooling is switched off."""
+    torch.manual_seed(0)
+    model = build_model(name, **{"nf": 16 if name == "DRLN" else 8, "num_modules": 4}).double()
+    for module in model.modules():
+        if hasattr(module, "fused"):
+            module.fused = False
+        if hasattr(module, "average_pool"):
+            module.forward = lambda x: 0.5 * x
+    margin = receptive_margin(model)
+    lr = torch.rand(1, 3, 2 * margin + 11, 7, dtype=torch.float64, requires_grad=True)
+    middle = margin + 5
+    (gradient,) = torch.autograd.grad(model(lr)[..., 3 * middle + 1, 10].sum(), lr)
+    reached = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+    assert middle - reached.min() <= margin and reached.max() - middle <= margin
+
+
+@pytest.mark.parametrize("length", range(60, 300, 7))
+def test_spans_overlap_enough_and_their_weights_add_up_to_one(length):
+    spans = plan_spans(length, 60, margin=10, blend=8)
+    total = torch.zeros(3 * length)
+    for span in spans:
+        assert 0 <= span.start < span.stop <= length and span.stop - span.start <= 60
+        total[3 * span.start : 3 * span.stop] += span.weights(3)
+    torch.testing.assert_close(total, torch.ones(3 * length))
+    assert spans[0].start == 0 and spans[-1].stop == length
+    for one, two in zip(spans, spans[1:]):
+        assert one.after == two.before and two.start + 10 <= one.after[0] and one.after[1] <= one.stop - 10
+
+
+def test_a_tile_within_its_overlaps_is_an_error():
+    with pytest.raises(ValueError, match="give a larger one"):
+        super_resolve(small_conv(), random_image(80, 80), 3, tile=30)

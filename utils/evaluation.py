@@ -29,11 +29,6 @@ def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
 
 
-def to_image(tensor: Tensor) -> np.ndarray:
-    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8; clamped and rounded."""
-    return (tensor[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "course") -> list[Score]:
     """Scores every (name, lr, hr) of `images`, in order.

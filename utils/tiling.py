@@ -1,5 +1,9 @@
 """Running a network over a whole image in pieces."""
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -47,41 +51,125 @@ def mirror_to(image: Tensor, length: int, dim: int) -> Tensor:
     return torch.cat((image, image.flip(dim).narrow(dim, 0, missing)), dim=dim)
 
 
-def super_resolve(model: nn.Module, lr: Tensor, scale: int, tile: int = 256, overlap: int = 16) -> Tensor:
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis, in LR pixels: [start, stop), blended with its neighbours at `before` and `after`."""
+
+    start: int
+    stop: int
+    before: tuple[int, int] | None  # the zone shared with the tile before, where this one's weight rises from 0 to 1
+    after: tuple[int, int] | None  # the zone shared with the next, where it falls
+
+    def weights(self, scale: int) -> Tensor:
+        """(scale·length,): 0 in the margins, 1 inside, ramps between; the tiles' weights add up to 1 everywhere."""
+        position = (torch.arange(self.start * scale, self.stop * scale) + 0.5) / scale
+        weight = torch.ones_like(position)
+        if self.before:
+            weight = weight.minimum(((position - self.before[0]) / (self.before[1] - self.before[0])).clamp(0, 1))
+        if self.after:
+            weight = weight.minimum(((self.after[1] - position) / (self.after[1] - self.after[0])).clamp(0, 1))
+        return weight
+
+
+def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[Span]:
+    """As few tiles of about the same length as cover an axis.
+
+    Neighbours share 2·margin + blend pixels: each gives up `margin` at its cut, where it lacks context, and between
+    the margins they are blended.
+    """
+    if length <= longest:
+        return [Span(0, length, None, None)]
+    shared = 2 * margin + blend
+    if longest <= 2 * shared:
+        raise ValueError(f"a tile of {longest} is not longer than its two overlaps of {shared}; give a larger one")
+    count = -(-(length - shared) // (longest - shared))
+    size = -(-(length + shared * (count - 1)) // count)
+    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
+    zones: list[tuple[int, int] | None] = [None]
+    for start, following in zip(starts, starts[1:]):
+        middle = (following + start + size) // 2
+        zones.append((middle - blend // 2, middle - blend // 2 + blend))
+    zones.append(None)
+    return [Span(start, start + size, before, after) for start, before, after in zip(starts, zones, zones[1:])]
+
+
+def receptive_margin(model: nn.Module) -> int:
+    """LR pixels that an output pixel depends on beyond its own, on each side, were every conv in a row.
+
+    Layers marked `global_pool` look at the whole tile, whatever the margin; they are left out.
+    """
+    margin = 0
+    for module in model.children():
+        if isinstance(module, nn.Conv2d):
+            margin += module.dilation[0] * (module.kernel_size[0] // 2)
+        elif not getattr(module, "global_pool", False):
+            margin += receptive_margin(module)
+    return margin
+
+
+def bytes_per_pixel(model: nn.Module) -> int:
+    """What one LR pixel needs at the network's widest place, about: four float32 maps of its widest conv."""
+    return 16 * max(max(m.in_channels, m.out_channels) for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Half of a GPU's free memory, or as much of this machine's as keeps well within it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return 768 << 20
+
+
+@torch.inference_mode()
+def super_resolve(
+    model: nn.Module,
+    image: np.ndarray,
+    scale: int,
+    tile: int | None = None,
+    batch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> np.ndarray:
     """Super-resolves an image of any size in bounded memory.
 
-    Square tiles overlap; each gives its middle, away from the cuts. An image within one tile is not cut. Channel
-    attention sees one tile at a time, so a network that has it gives slightly other pixels than on the whole image.
+    Overlapping tiles of one size run in batches and are blended, a row of tiles at a time. Where no layer looks at
+    the whole image the result is the whole image's; channel attention sees a tile at a time.
 
     Args:
-        lr: (1, 3, H, W) RGB in [0, 1].
-        tile: LR pixels a side, more than 2·overlap.
-        overlap: LR pixels thrown away at each cut.
+        model: in evaluation mode, on the device to use.
+        image: (H, W, 3) RGB, uint8 or uint16.
+        tile: longest side in LR pixels; by default what fits in free memory.
+        batch: tiles at once; likewise.
+        dtype: float32, or bfloat16 or float16 for autocast.
     Returns:
-        (1, 3, scale·H, scale·W), not clamped.
+        (scale·H, scale·W, 3) of the image's type; clamped and rounded.
     Raises:
-        ValueError: the tile is not larger than both its margins.
+        ValueError: a tile not longer than its overlaps.
     """
-    if tile <= 2 * overlap:
-        raise ValueError(f"tile {tile} is not larger than twice the overlap {overlap}")
-    height, width = lr.shape[-2:]
-    sr = lr.new_empty(1, 3, height * scale, width * scale)
-    for top, rows in cuts(height, tile, overlap):
-        for left, columns in cuts(width, tile, overlap):
-            piece = model(lr[..., top : top + tile, left : left + tile])
-            kept = piece[..., scaled(rows, -top, scale), scaled(columns, -left, scale)]
-            sr[..., scaled(rows, 0, scale), scaled(columns, 0, scale)] = kept
-    return sr
-
-
-def cuts(length: int, tile: int, overlap: int) -> list[tuple[int, slice]]:
-    """(start of a tile, the part of the axis it gives): the parts cover the axis once."""
-    if length <= tile:
-        return [(0, slice(0, length))]
-    starts = [*range(0, length - tile, tile - 2 * overlap), length - tile]
-    bounds = [0, *(start + overlap for start in starts[1:]), length]
-    return [(start, slice(a, b)) for start, a, b in zip(starts, bounds, bounds[1:])]
-
-
-def scaled(part: slice, offset: int, scale: int) -> slice:
-    return slice((part.start + offset) * scale, (part.stop + offset) * scale)
+    device = next(model.parameters()).device
+    height, width = image.shape[:2]
+    budget, margin = free_bytes(device) // bytes_per_pixel(model), receptive_margin(model)
+    longest = tile or max(min(math.isqrt(budget), 1024), 4 * margin + 32)
+    rows, columns = (plan_spans(length, longest, margin) for length in (height, width))
+    batch = batch or max(1, budget // (rows[0].stop * columns[0].stop))
+    peak = float(np.iinfo(image.dtype).max)
+    out = np.empty((height * scale, width * scale, 3), image.dtype)
+    carried = None
+    for row in rows:
+        strip = torch.zeros(3, (row.stop - row.start) * scale, width * scale, device=device)
+        for first in range(0, len(columns), batch):
+            spans = columns[first : first + batch]
+            lr = np.stack([image[row.start : row.stop, span.start : span.stop] for span in spans])
+            lr = torch.from_numpy(lr.astype(np.int32) if lr.dtype == np.uint16 else lr).to(device)
+            lr = lr.permute(0, 3, 1, 2).float() / peak  # channels_last
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                pieces = model(lr).float()
+            for span, sr in zip(spans, pieces):
+                strip[..., span.start * scale : span.stop * scale] += sr * span.weights(scale).to(device)
+        strip *= row.weights(scale).to(device)[:, None]
+        first = (row.before[0] if row.before else row.start) * scale
+        last = (row.after[0] if row.after else row.stop) * scale
+        strip = strip[:, first - row.start * scale :]
+        if carried is not None:
+            strip[:, : carried.shape[1]] += carried
+        out[first:last] = (strip[:, : last - first].clamp(0, 1) * peak).round().permute(1, 2, 0).cpu().numpy()
+        carried = strip[:, last - first : row.after[1] * scale - first] if row.after else None
+    return out

@@ -1,0 +1,61 @@
+"""What the benchmarks share: paired timing, the machine's name, a table and a JSON file."""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+
+def parse_args(description: str, **defaults: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    return parser.parse_args()
+
+
+def machine(device: str) -> str:
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    try:
+        models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    except OSError:
+        models = []
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def paired_medians(ways: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, float]:
+    """Median seconds of each way, after a warm-up, in alternation: a busy moment of the machine hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for run in ways.values():
+        seconds(run, device)
+    for _ in range(rounds):
+        for name, run in ways.items():
+            times[name].append(seconds(run, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def report(title: str, rows: Sequence[dict], args: argparse.Namespace) -> None:
+    """Prints a Markdown table of the rows and writes them to --json."""
+    print(f"{title}\n{machine(args.device)}\n")
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    if args.json:
+        args.json.write_text(json.dumps({"benchmark": title, "machine": machine(args.device), "rows": rows}, indent=1))

@@ -1,0 +1,82 @@
+"""Upscaled megapixels a second and peak memory: whole images at once, one module at a time, and this project's tiles.
+
+Each measurement runs in a process of its own, so that peak memory is its own.
+
+python -m tests.benchmarks.inference
+"""
+
+import json
+import multiprocessing
+import resource
+import statistics
+
+import numpy as np
+import torch
+
+from models import build_model
+from tests.benchmarks.harness import parse_args, report, seconds
+from utils.tiling import super_resolve
+
+NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN_dw", 40, 6), ("DRLN_slim", 36, 8))
+SIZES = ((1280, 720), (3840, 2160))  # of the output
+SCALE = 3
+
+
+def measure(queue, network: tuple[str, int, int], width: int, height: int, way: str, device: str, rounds: int) -> None:
+    name, nf, modules = network
+    model = build_model(name, nf=nf, num_modules=modules).eval().to(device)
+    image = np.random.default_rng(0).integers(0, 256, (height // SCALE, width // SCALE, 3), np.uint8)
+
+    @torch.inference_mode()
+    def whole() -> np.ndarray:
+        lr = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].contiguous().float() / 255
+        return (model(lr)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+    if way == "whole":
+        for module in model.modules():
+            module.fused = False
+        run = whole
+    else:
+        model = model.to(memory_format=torch.channels_last)
+
+        def run():
+            return super_resolve(model, image, SCALE)
+
+    run()
+    time = statistics.median(seconds(run, device) for _ in range(rounds))
+    on_gpu = device.startswith("cuda")
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    queue.put(json.dumps({"seconds": time, "peak_mb": peak / 2**20}))
+
+
+def main() -> None:
+    args = parse_args(__doc__, rounds=3)
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for network in NETWORKS:
+        for width, height in SIZES:
+            found = {}
+            for way in ("whole", "tiles"):
+                queue = context.Queue()
+                settings = (queue, network, width, height, way, args.device, args.rounds)
+                process = context.Process(target=measure, args=settings)
+                process.start()
+                found[way] = json.loads(queue.get())
+                process.join()
+            megapixels = width * height / 1e6
+            rows.append(
+                {
+                    "network": "{} {}/{}".format(*network),
+                    "output": f"{width}×{height}",
+                    "whole (Mpx/s)": round(megapixels / found["whole"]["seconds"], 3),
+                    "tiles (Mpx/s)": round(megapixels / found["tiles"]["seconds"], 3),
+                    "ratio": round(found["whole"]["seconds"] / found["tiles"]["seconds"], 2),
+                    "whole, peak (MB)": round(found["whole"]["peak_mb"]),
+                    "tiles, peak (MB)": round(found["tiles"]["peak_mb"]),
+                }
+            )
+    report("Inference", rows, args)
+
+
+if __name__ == "__main__":
+    main()
