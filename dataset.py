@@ -7,17 +7,19 @@ A decoded set is a tree of .npy files (uint8, HWC, RGB) laid out as DIV2K and Fl
     Flickr2K_decoded/Flickr2K_HR/000001.npy   Flickr2K_decoded/Flickr2K_LR_bicubic/X3/000001x3.npy
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
 import torch
 from natsort import natsorted
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
@@ -141,9 +143,7 @@ class MappedArrays:
         self.shapes = np.array([shape for shape, _ in self.headers])
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": OrderedDict(), "_bytes": 0}  # a pickled map would carry the whole image
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -152,9 +152,13 @@ class MappedArrays:
         source = self.sources[index]
         if isinstance(source, np.ndarray):
             return source
-        if index in self._open:
-            self._open.move_to_end(index)
-            return self._open[index]
+        with self._lock:
+            if index in self._open:
+                self._open.move_to_end(index)
+                return self._open[index]
+            return self._map(index, source)
+
+    def _map(self, index: int, source: Path) -> np.ndarray:
         shape, offset = self.headers[index]
         try:
             array = np.asarray(np.memmap(source, np.uint8, "r", offset, shape))
@@ -170,11 +174,11 @@ class MappedArrays:
         return int(self.shapes.prod(axis=1).sum())
 
     def load(self) -> None:
-        """Reads everything into memory, where forked workers share it."""
+        """Reads everything into memory, which is then shared by all threads."""
         self.sources = [np.array(open_array(source)) for source in self.sources]
 
 
-class PairedPatches(Dataset):
+class PairedPatches:
     """Batches of aligned LR and HR patches; sample i is a pure function of (seed, i).
 
     Training draws with replacement: every crop position of every image is equally likely, times its set's repeat,
@@ -258,6 +262,32 @@ def cut(arrays: MappedArrays, draws: Draws, size: int, scale: int) -> Tensor:
 
 
 FLIP_CODES = {1: 1, 2: 0, 3: -1}  # OpenCV's: 1 left to right, 0 top to bottom, -1 both
+
+
+def prefetch(
+    patches: PairedPatches, shares: Iterable[Sequence[int]], workers: int, pin: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of `shares` in order, made ahead by threads: copying releases the interpreter lock.
+
+    Args:
+        workers: threads; 0 makes each batch when it is asked for.
+        pin: whether to put them in page-locked memory, from which a GPU copies while it computes.
+    """
+
+    def make(share: Sequence[int]) -> tuple[Tensor, Tensor]:
+        batch = patches[share]
+        return tuple(part.pin_memory() for part in batch) if pin else batch
+
+    if not workers:
+        yield from map(make, shares)
+        return
+    shares = iter(shares)
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque(pool.submit(make, share) for share in islice(shares, 2 * workers))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(pool.submit(make, share) for share in islice(shares, 1))
+            yield batch
 
 
 class DevicePatches:

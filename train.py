@@ -26,10 +26,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, sample_pairs
+from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
 from models import MODELS, build_model, complete_hyperparameters
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
@@ -98,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="where decoded images stay: memory-mapped, in RAM, or on the GPU (auto: the fastest that has room)",
     )
-    data.add_argument("--workers", type=int, help="loader processes (default: 4 with a GPU, else 0)")
+    data.add_argument("--workers", type=int, help="loader threads (default: 2 with a GPU, else 0)")
     optimisation = parser.add_argument_group("optimisation (defaults are the report's)")
     optimisation.add_argument("--batch", type=int, default=16, help="of all processes together")
     optimisation.add_argument("--epochs", type=int, default=2000)
@@ -204,7 +203,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.warmup is None:
         args.warmup = 100 if cosine else 0
     if args.workers is None:
-        args.workers = 4 if on_gpu else 0
+        args.workers = 2 if on_gpu else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,8 +243,8 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
 
 def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
     """uint8 -> [0, 1] on the device, in its memory format."""
-    layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    return batch.to(args.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
+    image = batch.to(args.device, non_blocking=True) / 255
+    return image if args.channels_last else image.contiguous()
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
@@ -306,15 +305,7 @@ def batches(
     shares = (ranks.share(range(step * args.batch, (step + 1) * args.batch)) for step in steps)
     if isinstance(train, DevicePatches):
         return (train[share] for share in shares)
-    loader = DataLoader(
-        train,
-        batch_size=None,  # the set makes whole batches
-        sampler=shares,
-        num_workers=args.workers,
-        pin_memory=args.device.startswith("cuda"),
-        prefetch_factor=4 if args.workers else None,
-    )
-    return iter(loader)
+    return prefetch(train, shares, args.workers, pin=args.device.startswith("cuda"))
 
 
 def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.Module:

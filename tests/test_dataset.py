@@ -1,10 +1,7 @@
-import pickle
-
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED, needs_shared, smooth_image, write_decoded
-from torch.utils.data import DataLoader
 
 from dataset import (
     BenchmarkSet,
@@ -14,6 +11,7 @@ from dataset import (
     Pair,
     PairedPatches,
     find_pairs,
+    prefetch,
     random_uniform,
     sample_pairs,
 )
@@ -120,21 +118,19 @@ def test_a_file_that_disappears_during_the_run_is_named(decoded):
 
 
 def test_same_batches_with_no_and_two_workers(decoded):
-    batches = [range(start, start + 4) for start in range(0, 16, 4)]
-    alone, shared = (
-        list(DataLoader(patches(decoded), sampler=batches, batch_size=None, num_workers=n)) for n in (0, 2)
-    )
+    shares = [range(start, start + 4) for start in range(0, 16, 4)]
+    alone, shared = (list(prefetch(patches(decoded), shares, workers)) for workers in (0, 2))
     assert len(alone) == len(shared) == 4
     for one, two in zip(alone, shared):
         assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
 
 
-def test_a_used_dataset_pickles_without_its_images(decoded):
+def test_an_error_in_a_thread_reaches_the_caller(decoded):
     dataset = patches(decoded)
-    expected = dataset[range(4)]
-    data = pickle.dumps(dataset)
-    assert len(data) < 6000
-    assert torch.equal(pickle.loads(data)[range(4)][1], expected[1])
+    for file in decoded.rglob("DIV2K_train_HR/*.npy"):
+        file.unlink()
+    with pytest.raises(DataError, match="disappeared"):
+        list(prefetch(dataset, [range(8)], workers=1))
 
 
 def test_validation_goes_through_every_image_unflipped(decoded):

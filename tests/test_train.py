@@ -1,4 +1,3 @@
-import copy
 import json
 import math
 import os
@@ -249,11 +248,11 @@ def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, ca
 
 
 def test_the_cache_is_the_fastest_place_with_room(decoded, monkeypatch):
-    patches = PairedPatches([(find_pairs(decoded, "training", 3), 1)], scale=3, patch_size=24, split="training")
+    pairs = find_pairs(decoded, "training", 3)
     for flag, memory, in_ram in (("auto", 10**9, True), ("auto", 1000, False), ("disk", 10**9, False)):
         args, _ = train.parse_args(["--data", "sample", "--device", "cpu", "--cache", flag])
         monkeypatch.setattr(os, "sysconf", lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else 1)
-        placed = train.place(copy.deepcopy(patches), train.Ranks(), args)
+        placed = train.place(PairedPatches([(pairs, 1)], scale=3, patch_size=24, split="training"), train.Ranks(), args)
         assert all(isinstance(source, np.ndarray) == in_ram for source in placed.hr.sources)
 
 

@@ -24,7 +24,8 @@ def machine(device: str) -> str:
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     try:
-        models = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     except OSError:
         models = []
     name = models[0] if models else platform.processor() or platform.machine()
