@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,16 +21,20 @@ FLAGS = ["--model", "IMDN_dw", "--nf", "8", "--modules", "1", "--patch", "24", "
 FLAGS += ["--iterations", "5", "--device", "cpu", "--set5", "nowhere", "--repeat", "1", "--ema", "0.9", "--clip", "1"]
 
 
-def torchrun(*flags: object, processes: int = 2) -> subprocess.CompletedProcess:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*launcher, "train.py", *map(str, flags)],
+def start(launcher_flags: list[str], flags: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *launcher_flags, "train.py", *flags],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
+
+
+def finish(job: subprocess.Popen) -> None:
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors[-2000:]
 
 
 def losses(folder: Path) -> list[float]:
@@ -37,8 +44,7 @@ def losses(folder: Path) -> list[float]:
 def test_two_processes_learn_what_one_does(decoded, tmp_path):
     flags = [*FLAGS, "--data", str(decoded), "--epochs", "3"]
     alone = train.main([*flags, "--save-dir", str(tmp_path / "one")])
-    ended = torchrun(*flags, "--save-dir", tmp_path / "two")
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    finish(start(["--standalone", "--nproc-per-node", "2"], [*flags, "--save-dir", str(tmp_path / "two")]))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (load_state(tmp_path / name / "last.pth") for name in ("one", "two"))
     for a, b in zip(one["model"].values(), two["model"].values(), strict=True):
@@ -49,9 +55,30 @@ def test_two_processes_learn_what_one_does(decoded, tmp_path):
     assert resumed["epoch"] == 4
 
 
-def test_a_rank_that_fails_ends_the_job(tmp_path):
-    ended = torchrun(*FLAGS, "--data", tmp_path / "nothing")
-    assert ended.returncode != 0 and "no data in" in ended.stderr
+def test_two_machines_learn_what_one_does(decoded, tmp_path):
+    """The README's two-machine command, with an address for each on the loopback."""
+    flags = [*FLAGS, "--data", str(decoded), "--epochs", "2", "--save-dir", str(tmp_path / "two")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    machines = [["--node-rank", str(rank), "--local-addr", f"127.0.0.{rank + 1}"] for rank in range(2)]
+    for job in [start([*common, *machine], flags) for machine in machines]:
+        finish(job)
+    train.main([*flags[:-1], str(tmp_path / "one")])
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_a_rank_that_dies_ends_the_job(decoded, tmp_path):
+    flags = [*FLAGS, "--data", str(decoded), "--epochs", "100000", "--save-dir", str(tmp_path / "run")]
+    job = start(["--standalone", "--nproc-per-node", "2"], flags)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/last.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ranks = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode != 0 and "SIGKILL" in errors
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, capsys):

@@ -25,7 +25,9 @@ PUBLISHED = sorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 TRAINED = "runs/IMDN_dw_nf40_m6_x3"
 
 fenced = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
-COMMANDS = [line.split(" && ")[-1] for line in fenced if "python " in line] + re.findall(r"`(python [^`]*)`", README)
+COMMANDS = [line.split(" && ")[-1] for line in fenced if re.search("(python|torchrun) ", line)] + re.findall(
+    r"`(python [^`]*)`", README
+)
 SMALL = ["--epochs", "1", "--iterations", "1", "--batch", "1", "--patch", "24", "--valid-patch", "24", "--workers", "0"]
 
 
@@ -61,8 +63,11 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_documented_command_runs_small(command, workplace):
-    python, script, *flags = shlex.split(command)
-    assert python == "python"
+    launcher, *flags = shlex.split(command)
+    if launcher == "torchrun":  # test_distributed.py runs several processes
+        flags = flags[flags.index("train.py") :]
+    script, *flags = flags
+    assert launcher in ("python", "torchrun")
     if script == "png2npy.py":
         shutil.rmtree(flags[flags.index("--pathTo") + 1])
         assert png2npy.main(flags) == 0
