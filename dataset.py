@@ -24,6 +24,7 @@ from torch import Tensor
 from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
 
+SET5 = ("baby", "bird", "butterfly", "head", "woman")
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 
@@ -66,8 +67,10 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     """
     endings = {"training": ("_train_HR", "_HR"), "validation": ("_valid_HR",)}[split]
     folders = [f for f in natsorted(root.glob("*_HR"), key=str) if f.is_dir()]
+    if split == "training":
+        folders = [f for f in folders if not f.name.endswith("_valid_HR")]
     hr_folder = next((f for ending in endings for f in folders if f.name.endswith(ending)), None)
-    if hr_folder is None or (split == "training" and hr_folder.name.endswith("_valid_HR")):
+    if hr_folder is None:
         return []
     lr_folder = root / f"{hr_folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
     hr_files = {f.stem: f for f in hr_folder.glob("*.npy")}
@@ -335,7 +338,8 @@ class BenchmarkSet:
     """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3)."""
 
     def __init__(self, items: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str) -> None:
-        self.items, self.name = items, name
+        self.items = items
+        self.name = "Set5" if {name for name, _, _ in items} == set(SET5) else name
 
     def __len__(self) -> int:
         return len(self.items)
@@ -347,12 +351,14 @@ class BenchmarkSet:
     def from_set5(cls, root: Path, scale: int) -> "BenchmarkSet":
         """A folder holding LRbicx{scale}/ and original/, paired by name; LR names may end in x{scale}.
 
-        The course protocol. For the paper's, whose LR is made anew, see from_folder.
+        The course gives LR images at ×3 only; at other scales, where there are none, they are made by bicubic.
 
         Raises:
             DataError: a folder or a partner is missing, or an original is smaller than scale·LR.
         """
         lr_folder, hr_folder = root / f"LRbicx{scale}", root / "original"
+        if scale != 3 and hr_folder.is_dir() and not lr_folder.is_dir():
+            return cls(cls.from_folder(hr_folder, scale).items, root.name)
         for folder in (lr_folder, hr_folder):
             if not folder.is_dir():
                 raise DataError(f"{root} has no {folder.name}/; a Set5 folder holds LRbicx{scale}/ and original/")
@@ -366,7 +372,7 @@ class BenchmarkSet:
         for name, lr, hr in items:
             if hr.shape[0] < scale * lr.shape[0] or hr.shape[1] < scale * lr.shape[1]:
                 raise DataError(f"{hr_files[name]} is smaller than {scale} times {lr_files[name]}")
-        return cls(items, "Set5")
+        return cls(items, root.name)
 
     @classmethod
     def from_folder(cls, folder: Path, scale: int) -> "BenchmarkSet":
@@ -379,11 +385,13 @@ class BenchmarkSet:
             raise DataError(f"{folder} holds no images")
         items = []
         for file in files:
+            if any(name == file.stem for name, _, _ in items):
+                raise DataError(f"{folder} holds two images called {file.stem}; rename one")
             hr = read_named(file)
             if min(hr.shape[:2]) < scale:
                 raise DataError(f"{file} is smaller than one LR pixel at scale {scale}")
             items.append((file.stem, *downscaled(hr, scale)))
-        return cls(items, folder.name)
+        return cls(items, folder.resolve().name)
 
     @classmethod
     def sample(cls, scale: int) -> "BenchmarkSet":

@@ -32,7 +32,7 @@ from utils.files import atomic_path
 from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.pictures import draw_comparison, draw_psnr_against_flops, most_different_crop
-from utils.tables import results_table
+from utils.tables import is_reports_benchmark, results_table
 from utils.tiling import super_resolve
 
 PUBLISHED = Path(__file__).parent / "checkpoint"
@@ -94,6 +94,9 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--hr and --crop belong to --compare")
     elif (args.input is None) != (args.output is None):
         parser.error("--input and --output go together")
+    scores_or_upscales = args.checkpoint or args.csv or args.set5 or args.benchmark or args.publish
+    if args.cost_only and (scores_or_upscales or args.input or args.compare):
+        parser.error("--cost-only takes --model, --nf, --modules, --scale and --json alone")
     if args.all and (args.checkpoint or args.model or args.input or args.compare or args.csv or args.publish):
         parser.error("--all scores what is in checkpoint/ and nothing else")
     if args.plot and not args.all:
@@ -129,10 +132,8 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
         except DownloadError as error:
             print(f"Set5 could not be fetched ({error}); scoring on scikit-image's photos instead", file=sys.stderr)
             return BenchmarkSet.sample(scale)
-    if args.protocol == "paper" or not (root / f"LRbicx{scale}").is_dir() and scale != 3:
-        benchmark = BenchmarkSet.from_folder(root / "original", scale)
-        benchmark.name = "Set5"
-        return benchmark
+    if args.protocol == "paper":
+        return BenchmarkSet.from_folder(root / "original", scale)
     return BenchmarkSet.from_set5(root, scale)
 
 
@@ -191,7 +192,7 @@ def format_sheet(result: dict) -> str:
     lines += [f"Average PSNR ({colour}): {result['average_psnr_db']:.3f} dB"]
     if "ssim" in result:
         lines += [f"Average SSIM (Y): {result['ssim']:.4f}"]
-    lines += [f"FLOPs: {result['flops_g']:.12g} G", f"PARAMS: {result['params_m']:.6f} M"]
+    lines += [f"FLOPs: {result['flops_g']:.13g} G", f"PARAMS: {result['params_m']:.6f} M"]
     if result["protocol"] == "course":
         verdict = "missed: " + "; ".join(missed) if missed else "You will get this 10 points."
         lines += [
@@ -208,6 +209,8 @@ def to_json(result: dict) -> str:
     def finite(value: object) -> object:
         if isinstance(value, dict):
             return {key: finite(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [finite(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(finite(result))
@@ -217,8 +220,16 @@ def score_all(args: argparse.Namespace) -> None:
     files = sorted(PUBLISHED.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
-    results = [score_file(file, args) for file in tqdm(files, leave=False, disable=None)]
+    results, benchmarks = [], {}
+    for file in tqdm(files, leave=False, disable=None):
+        model, metadata = load_model(file)
+        scale = metadata["hyperparameters"]["scale"]
+        if scale not in benchmarks:
+            benchmarks[scale] = open_benchmark(args, scale)
+        results.append(score(model, metadata, benchmarks[scale], args, args.protocol))
     if args.plot:
+        if not all(map(is_reports_benchmark, results)):
+            raise DataError("--plot draws Set5 ×3 by the course protocol; this is not that")
         draw_psnr_against_flops(args.plot, results)
     if args.json:
         print(to_json({"results": results}))
@@ -240,7 +251,7 @@ def publish(args: argparse.Namespace) -> None:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_benchmark(args, scale), args, protocol)
     if folder:
         metrics[f"{folder.name} paper"] = score(model, metadata, BenchmarkSet.from_folder(folder, scale), args, "paper")
-    if wrong := {result["images"] for name, result in metrics.items()} - {"Set5", folder.name if folder else "Set5"}:
+    if wrong := {metrics[f"Set5 {protocol}"]["images"] for protocol in PROTOCOLS} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     kept = ("per_image", "average_psnr_db", "ssim")
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
@@ -259,7 +270,7 @@ def print_cost(args: argparse.Namespace) -> None:
         cost = {"flops_g": flops_g, "params_m": params_m}
         print(to_json({"model": args.model, "hyperparameters": hyperparameters, **cost}))
     else:
-        print(f"FLOPs: {flops_g:.12g} G\nPARAMS: {params_m:.6f} M")
+        print(f"FLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,8 +311,8 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             write_rgb(
                 target, super_resolve(model, read_named(source), scale, args.tile, args.batch, DTYPES[args.precision])
             )
-        except DataError as error:
-            problems.append(error)
+        except (ValueError, OSError) as error:
+            problems.append(error if str(source) in str(error) else f"{source}: {error}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -322,7 +333,7 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
     bicubic = imresize(lr, scale)
     ours = super_resolve(model, lr, scale, args.tile, args.batch, DTYPES[args.precision])
-    crop = tuple(args.crop) if args.crop else most_different_crop(bicubic, ours, side=min(shape) // 4)
+    crop = tuple(args.crop) if args.crop else most_different_crop(bicubic, ours, side=max(8, min(shape) // 4))
     left, top, side = crop
     if side < 1 or min(left, top) < 0 or left + side > shape[1] or top + side > shape[0]:
         raise DataError(f"--crop {left} {top} {side} is not inside the {shape[1]}×{shape[0]} picture")

@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def decoding_jobs(source: Path, target: Path) -> list[Job]:
     jobs = [(f, target / f.relative_to(source).with_suffix(".npy"), None) for f in list_images(source, recursive=True)]
-    return [job for job in jobs if target not in job[0].parents]
+    return [job for job in jobs if target == source or target not in job[0].parents]
 
 
 def shrinking_jobs(jobs: list[Job], scale: int) -> list[Job]:
@@ -101,9 +101,13 @@ def run(jobs: list[Job], workers: int) -> list[str]:
     cv2.setNumThreads(1)  # one core an image
     with ThreadPoolExecutor(workers) as pool:  # decoding and numpy's loops release the interpreter lock
         futures = [pool.submit(convert, job) for job in jobs]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
-            if problem := future.result():
-                problems.append(problem)
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
+                if problem := future.result():
+                    problems.append(problem)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            sys.exit("stopped; the same command goes on where it was")
     return natsorted(problems)
 
 
@@ -114,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
         return 1
     if args.make_lr:
+        if not any(npy.parent.name.endswith("_HR") for _, npy, _ in jobs):
+            print(f"error: --make-lr: {args.pathFrom} has no folder that ends in _HR", file=sys.stderr)
+            return 1
         jobs += shrinking_jobs(jobs, args.make_lr)
     if clashes := same_target(jobs):
         return report(clashes)

@@ -11,7 +11,6 @@ alone, for demo.py), log.jsonl (one line an evaluation) and the plots drawn from
 
 import argparse
 import math
-import os
 import platform
 import shlex
 import subprocess
@@ -36,24 +35,30 @@ from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
 from utils.log import read_log, write_log
-from utils.memory import keep_freed_memory
+from utils.memory import available_bytes, keep_freed_memory
 from utils.metrics import psnr_rgb
 from utils.plots import draw_plots
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
 
 DOWNLOADS = """\
-  wget https://data.vision.ee.ethz.ch/cvl/DIV2K/{DIV2K_train_HR,DIV2K_train_LR_bicubic_X3,DIV2K_valid_HR,DIV2K_valid_LR_bicubic_X3}.zip
+  wget https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_{train_HR,train_LR_bicubic_X3,valid_HR,valid_LR_bicubic_X3}.zip
   wget http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"""
 
 LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
 
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
-FIXED = ("model", "nf", "modules", "scale", "optimizer", "batch", "patch", "seed", "ema", "iterations")
+FIXED = ("model", "nf", "modules", "scale", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
+FIXED += ("valid_patch", "valid_repeat", "save_dir")
 
 
 # Flags that belong to the machine: a resumed run chooses them anew.
-MACHINE = ("resume", "device", "workers", "cache", "bf16", "compile")
+MACHINE = ("resume", "device", "workers", "cache", "compile")
+
+
+# Flags, as they came out, that published weights tell of.
+DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "loss", "lr", "schedule", "lr_min", "warmup")
+DESCRIBED += ("epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
 
 class TrainingError(RuntimeError):
@@ -86,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=["DIV2K_decoded", "Flickr2K_decoded"],
         help="decoded sets (folders that png2npy.py wrote), or `sample`",
     )
-    data.add_argument("--repeat", nargs="+", type=int, default=[10, 1], help="weight of each set (default: 10 1)")
+    data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1)")
     data.add_argument("--patch", type=int, default=192, help="HR pixels")
     data.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
     data.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
@@ -125,8 +130,10 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
     run.add_argument("--channels-last", action=switch, default=True)
     run.add_argument("--eval-every", type=int, default=1, help="epochs")
-    run.add_argument("--save-dir", type=Path, help="default: runs/MODEL_nfN_mN_xN")
-    run.add_argument("--resume", type=Path, help="training state to go on from; its flags hold unless given again")
+    run.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
+    run.add_argument(
+        "--resume", type=Path, help="training state to go on from; its flags hold but for those of the machine"
+    )
     return parser
 
 
@@ -134,6 +141,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     """The flags, and the state to resume from or None. A resumed run's own flags are the defaults."""
     parser = make_parser()
     args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     state = None
     if args.resume:
         try:
@@ -141,11 +149,13 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         except CheckpointError as error:
             parser.error(f"--resume: {error}")
         saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
-        parser.set_defaults(**saved | {"save_dir": args.resume.parent})
-        args = parser.parse_args(argv)
+        saved["save_dir"] = str(args.resume.parent)
+        parser.set_defaults(**saved)
+        args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv})
         for flag in FIXED:
             if getattr(args, flag) != saved[flag]:
-                parser.error(f"--{flag} {getattr(args, flag)}: the resumed run has {saved[flag]}, and it cannot change")
+                name, value = flag.replace("_", "-"), getattr(args, flag)
+                parser.error(f"--{name} {value}: the resumed run has {saved[flag]}, and it cannot change")
     check_args(parser, args)
     return args, state
 
@@ -166,20 +176,21 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
-    if args.lr <= 0:
+    if not 0 < args.lr < math.inf:
         parser.error(f"--lr {args.lr}: must be positive")
+    for flag in ("lr_min", "warmup", "seed", "workers", "clip"):
+        if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
+            parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
     if not 0 <= args.ema < 1:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
-    if args.clip < 0:
-        parser.error(f"--clip {args.clip}: must not be negative")
-    if args.workers is not None and args.workers < 0:
-        parser.error(f"--workers {args.workers}: must not be negative")
-    if args.data == ["sample"]:
-        args.repeat = [1]
-    elif "sample" in args.data:
+    if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
-    if len(args.repeat) < len(args.data) or min(args.repeat) < 1:
+    if args.repeat is None:
+        args.repeat = [10, 1] if len(args.data) == 2 else [1] * len(args.data)
+    if len(args.repeat) != len(args.data) or min(args.repeat) < 1:
         parser.error(f"--repeat {args.repeat}: give a weight of at least 1 for each of --data {' '.join(args.data)}")
+    if args.init.endswith(".pth"):
+        parser.error(f"--init {args.init}: give the .safetensors file of that run; --resume takes a .pth")
     ranks = Ranks()
     if args.batch % ranks.world:
         parser.error(f"--batch {args.batch}: not a multiple of the {ranks.world} processes")
@@ -197,11 +208,6 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.bf16 = on_gpu and torch.cuda.is_bf16_supported()
     if args.compile is None:
         args.compile = on_gpu
-    cosine = args.schedule == "cosine"
-    if args.lr_min is None:
-        args.lr_min = 1e-6 if cosine else 3e-4
-    if args.warmup is None:
-        args.warmup = 100 if cosine else 0
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
 
@@ -215,21 +221,17 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
     if args.data == ["sample"]:
         sets = {split: [(sample_pairs(split, args.scale), 1)] for split in ("training", "validation")}
     else:
-        missing = [root for root in args.data if not Path(root).is_dir()]
-        if missing:
-            raise DataError(
-                f"no data in {', '.join(missing)}. Download the sets, then decode them with png2npy.py:\n{DOWNLOADS}\n"
-                "or try it with nothing downloaded: --data sample"
-            )
         sets = {
             split: [(find_pairs(Path(root), split, args.scale), repeat) for root, repeat in zip(args.data, args.repeat)]
             for split in ("training", "validation")
         }
-        for split, found in sets.items():
-            if not any(pairs for pairs, _ in found):
-                raise DataError(
-                    f"no {split} images in {', '.join(args.data)}; needed: DIV2K_train_HR, DIV2K_valid_HR or the like"
-                )
+        without = [root for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]
+        if without or not any(pairs for pairs, _ in sets["validation"]):
+            what, roots = ("training", without) if without else ("validation", args.data)
+            raise DataError(
+                f"no {what} images in {', '.join(roots)}. Download and decode (png2npy.py) the sets:\n{DOWNLOADS}\n"
+                "or try it with nothing downloaded: --data sample"
+            )
     train = PairedPatches(sets["training"], scale=args.scale, patch_size=args.patch, split="training", seed=args.seed)
     valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
@@ -255,9 +257,15 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    epochs = args.anneal_epochs if args.schedule == "report" else args.epochs
-    decay_steps = epochs * args.iterations
-    return learning_rate_at(step, peak=args.lr, floor=args.lr_min, decay_steps=decay_steps, warmup_steps=args.warmup)
+    """Of optimiser step `step`, counted from 0, by --schedule."""
+    epochs, floor, warmup = (args.anneal_epochs, 3e-4, 0) if args.schedule == "report" else (args.epochs, 1e-6, 100)
+    return learning_rate_at(
+        step,
+        peak=args.lr,
+        floor=floor if args.lr_min is None else args.lr_min,
+        decay_steps=epochs * args.iterations,
+        warmup_steps=warmup if args.warmup is None else args.warmup,
+    )
 
 
 @torch.inference_mode()
@@ -283,12 +291,10 @@ def place(train: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> Paire
     """Puts the decoded images where --cache says; auto takes the fastest place that they fill by half at most."""
     needed, cache = train.lr.nbytes() + train.hr.nbytes(), args.cache
     if cache == "auto":
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-        on_gpu = args.device.startswith("cuda")
-        if on_gpu and needed < torch.cuda.mem_get_info(args.device)[0] / 2:
+        if args.device.startswith("cuda") and needed < torch.cuda.mem_get_info(args.device)[0] / 2:
             cache = "device"
         else:
-            cache = "ram" if needed * ranks.local_world < memory / 2 else "disk"
+            cache = "ram" if needed * ranks.local_world < available_bytes() / 2 else "disk"
     if cache == "device":
         return DevicePatches(train, args.device)
     if cache == "ram":
@@ -389,6 +395,10 @@ def git_commit() -> str:
         return "unknown"
 
 
+def has_bf16() -> bool:
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def hardware(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
@@ -451,6 +461,8 @@ def start_from_file(model: nn.Module, path: Path) -> dict:
     if metadata.get("model") != name:
         raise TrainingError(f"--init {path}: holds {metadata.get('model', 'an unknown network')}, not {name}")
     own = model.state_dict()
+    if weights["head.weight"].shape != own["head.weight"].shape:
+        raise TrainingError(f"--init {path}: holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors start from {path}")
@@ -464,16 +476,16 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     model, ema, optimizer, run = build(args, state)
     name = network_name(args.model, run.hyperparameters)
     args.save_dir = Path(args.save_dir or f"runs/{name}")
-    if ranks.is_first and state is None and (args.save_dir / "log.jsonl").exists():
+    args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
+    if ranks.is_first and state is None and (args.save_dir / "last.pth").exists():
         raise TrainingError(
             f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth"
         )
     if run.epoch >= args.epochs:
         raise TrainingError(f"this run has ended at epoch {run.epoch}; give --epochs above that to go on")
-    run.commands.append({"command": "python train.py " + shlex.join(sys.argv[1:]), "commit": git_commit()})
+    run.commands.append({"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()})
     gflops, mparams = count_cost(model)
     if ranks.is_first:
-        write_log(args.save_dir / "log.jsonl", run.history)
         print(
             f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
             f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
@@ -529,10 +541,10 @@ def save(
         "ema": ema.model.state_dict() if ema else None,
         "optimizer": optimizer.state_dict(),
     }
-    save_state(args.save_dir / "last.pth", state)
     if is_best:
-        save_state(args.save_dir / "best.pth", state)
         save_weights(args.save_dir / "best.safetensors", ema.model if ema else model, description)
+        save_state(args.save_dir / "best.pth", state)
+    save_state(args.save_dir / "last.pth", state)  # last: a run stopped before this line finds its best again
     write_log(args.save_dir / "log.jsonl", run.history)
     draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
 
@@ -547,13 +559,10 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "seed": args.seed,
         "data": {"sets": args.data, "repeat": args.repeat[: len(args.data)], "images": images},
         "iterations": run.base["iterations"] + last["iteration"],
-        "batch": args.batch,
-        "patch": args.patch,
-        "optimizer": args.optimizer,
-        "loss": args.loss,
-        "schedule": args.schedule,
+        "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 3),
         "hardware": hardware(args.device),
+        "processes": Ranks().world,
         "torch": torch.__version__,
         "gflops": gflops,
         "mparams": mparams,
@@ -572,7 +581,7 @@ def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
 def main(argv: Sequence[str] | None = None) -> dict:
     args, state = parse_args(argv)
     on_cpu = args.device == "cpu"
-    if args.bf16 and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if args.bf16 and on_cpu and not (torch.backends.mkldnn.is_available() and has_bf16()):
         print("warning: this CPU has no bfloat16 arithmetic; --bf16 will be slower than float32", file=sys.stderr)
     if on_cpu:
         keep_freed_memory()
@@ -587,7 +596,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
             raise
         sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
-        sys.exit(f"stopped; go on with: python train.py --resume {args.save_dir}/last.pth")
+        resumable = args.save_dir and (Path(args.save_dir) / "last.pth").exists()
+        sys.exit(f"stopped; go on with: python train.py --resume {args.save_dir}/last.pth" if resumable else "stopped")
     finally:
         ranks.leave()
 

@@ -7,7 +7,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 SCALES = (2, 3, 4)
 
@@ -84,61 +83,8 @@ def in_full_precision(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return module(full_precision(x))
 
 
-def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
-    """Standard deviation over H, W (biased): (N, C, H, W), (N, C, 1, 1) -> (N, C, 1, 1).
-
-    The gradient is zero, not infinite, where a channel is constant: `vector_norm` takes the zero subgradient.
-    The mean is detached, which is exact (the deviations sum to zero) and saves two passes over x in backward.
-    """
-    norm = torch.linalg.vector_norm(x - mean.detach(), dim=(2, 3), keepdim=True)
-    return norm * (x.shape[2] * x.shape[3]) ** -0.5
-
-
-class ContrastAwareChannelAttention(nn.Module):
-    """CCA: scales each channel by a gate computed from its standard deviation plus its mean.
-
-    Source: IMDN (arXiv 1909.11856), eq. 5.
-    """
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.global_pool = True  # looks at the whole image
-        hidden = max(1, channels // reduction)
-        self.average_pool = nn.AdaptiveAvgPool2d(1)  # a module, so that thop counts it
-        self.gate = nn.Sequential(conv1x1(channels, hidden), nn.ReLU(), conv1x1(hidden, channels), nn.Sigmoid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        with float32_region(x.device.type):
-            precise = full_precision(x)
-            mean = self.average_pool(precise)
-            gate = self.gate(mean + channel_contrast(precise, mean))
-        return x * gate.to(x.dtype)
-
-
-class Moments(torch.autograd.Function):
-    """Mean and covariance over positions: (N, P, C) -> (N, 1, C), (N, C, C).
-
-    Centred before it is squared: E[x²] − E[x]² loses the variance of a channel whose mean is large.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean(dim=1, keepdim=True)
-        centred = x - mean
-        ctx.save_for_backward(x, mean)
-        return mean, torch.bmm(centred.mT, centred) / x.shape[1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, mean_grad: Tensor, covariance_grad: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        slope = (covariance_grad + covariance_grad.mT) / x.shape[1]
-        return torch.baddbmm(mean_grad / x.shape[1] - mean @ slope, x, slope)
-
-
-def standard_deviation(variance: Tensor) -> Tensor:
-    """Square root with a zero, not infinite, gradient where the variance is zero."""
-    return variance.clamp_min(1e-12).sqrt()
+def check_distillation(nf: int) -> None:
+    require(nf >= 4 and nf % 4 == 0, f"nf is {nf}; a distillation block needs a positive multiple of 4")
 
 
 class DistillationBlock(nn.Module):
@@ -154,7 +100,7 @@ class DistillationBlock(nn.Module):
 
     def __init__(self, nf: int, negative_slope: float = 0.05) -> None:
         super().__init__()
-        require(nf >= 4 and nf % 4 == 0, f"nf is {nf}; a distillation block needs a positive multiple of 4")
+        check_distillation(nf)
         self.sizes = (nf // 4, nf - nf // 4)
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
 

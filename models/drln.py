@@ -11,6 +11,7 @@ from models.blocks import (
     DistillationBlock,
     ScaledPointwise,
     bilinear_channel,
+    check_distillation,
     check_scale,
     conv1x1,
     conv3x3,
@@ -148,6 +149,9 @@ class MeanShiftedDRLN(nn.Module):
         features = self.trunk(self.head(self.subtract_mean(x)))
         return in_full_precision(self.put_back, features)
 
+    def start_from_interpolation(self) -> None:
+        interpolate_at_high_resolution(self)
+
     def put_back(self, features: Tensor) -> Tensor:
         return self.add_mean(self.upsampler(features))
 
@@ -178,15 +182,12 @@ class DRLN(MeanShiftedDRLN):
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
 
-    def start_from_interpolation(self) -> None:
-        interpolate_at_high_resolution(self)
-
 
 class DRLN_narrow(MeanShiftedDRLN):
     """The report's first attempt: groups of two, the third residual block of each DRLM left out.
 
     Args:
-        nf: features, at least 6.
+        nf: features, at least 1; 6 to start from interpolation.
         num_modules: blocks, a positive multiple of 2.
         scale: 2, 3 or 4.
     Raises:
@@ -196,7 +197,7 @@ class DRLN_narrow(MeanShiftedDRLN):
 
     def __init__(self, nf: int = 12, num_modules: int = 4, scale: int = 3) -> None:
         check_scale(scale)
-        require(nf >= 6, f"nf is {nf}; DRLN_narrow needs at least 6")
+        require(nf >= 1, f"nf is {nf}; DRLN_narrow needs at least 1")
         require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; an even number is needed")
         trunk = DenseGroups(
             [2] * (num_modules // 2),
@@ -204,9 +205,6 @@ class DRLN_narrow(MeanShiftedDRLN):
             compress=lambda k: nn.Sequential(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
-
-    def start_from_interpolation(self) -> None:
-        interpolate_at_high_resolution(self)
 
 
 class SeparableDRLM(nn.Module):
@@ -229,7 +227,7 @@ class DRLN_dw(MeanShiftedDRLN):
     block's layout; this is the closest that follows the text (10.773 GFLOPs, 0.092320 M).
 
     Args:
-        nf: features, at least 6.
+        nf: features, at least 1; 6 to start from interpolation.
         num_modules: blocks, at least 1; the last group takes what is left.
         scale: 2, 3 or 4.
     Raises:
@@ -239,7 +237,7 @@ class DRLN_dw(MeanShiftedDRLN):
 
     def __init__(self, nf: int = 20, num_modules: int = 11, scale: int = 3) -> None:
         check_scale(scale)
-        require(nf >= 6, f"nf is {nf}; DRLN_dw needs at least 6")
+        require(nf >= 1, f"nf is {nf}; DRLN_dw needs at least 1")
         require(num_modules >= 1, f"modules is {num_modules}; DRLN_dw needs at least 1")
         sizes = [min(3, num_modules - first) for first in range(0, num_modules, 3)]
         trunk = DenseGroups(
@@ -248,9 +246,6 @@ class DRLN_dw(MeanShiftedDRLN):
             compress=lambda k: nn.Sequential(separable_conv(k * nf, nf), nn.ReLU(inplace=True)),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
-
-    def start_from_interpolation(self) -> None:
-        interpolate_at_high_resolution(self)
 
 
 class DistillationDRLM(DistillationBlock):
@@ -312,6 +307,7 @@ class DRLN_slim(MeanShiftedDRLN):
 
     def __init__(self, nf: int = 36, num_modules: int = 8, scale: int = 3) -> None:
         check_scale(scale)
+        check_distillation(nf)
         require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; DRLN_slim needs an even number")
         upsampler = nn.Sequential(*pixel_shuffle_upsampler(nf, scale), conv1x1(3, 3))
         super().__init__(nf, scale, PairedTrunk(nf, num_modules // 2), upsampler)
@@ -332,7 +328,13 @@ def interpolate_at_high_resolution(model: MeanShiftedDRLN) -> None:
 
     Six channels carry ±RGB through the upsampler's ReLUs, as relu(x) − relu(−x) = x. The running residual begins with
     the head's features and they are added again after the trunk, hence the half in the tail.
+
+    Raises:
+        ValueError: fewer than six features.
     """
+    require(
+        model.head.out_channels >= 6, f"nf is {model.head.out_channels}; starting from interpolation needs at least 6"
+    )
     for channel in range(6):
         pass_through(model.head, channel % 3, channel, sign=1.0 if channel < 3 else -1.0)
     for conv in last_convs(model.trunk.group_ends()):

@@ -3,12 +3,12 @@
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.blocks import (
-    ContrastAwareChannelAttention,
     DistillationBlock,
-    Moments,
     ScaledPointwise,
+    check_distillation,
     check_scale,
     conv1x1,
     conv3x3,
@@ -19,8 +19,64 @@ from models.blocks import (
     pixel_shuffle_upsampler,
     require,
     separable_conv,
-    standard_deviation,
 )
+
+
+def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
+    """Standard deviation over H, W (biased): (N, C, H, W), (N, C, 1, 1) -> (N, C, 1, 1).
+
+    The gradient is zero, not infinite, where a channel is constant: `vector_norm` takes the zero subgradient.
+    The mean is detached, which is exact (the deviations sum to zero) and saves two passes over x in backward.
+    """
+    norm = torch.linalg.vector_norm(x - mean.detach(), dim=(2, 3), keepdim=True)
+    return norm * (x.shape[2] * x.shape[3]) ** -0.5
+
+
+class ContrastAwareChannelAttention(nn.Module):
+    """CCA: scales each channel by a gate computed from its standard deviation plus its mean.
+
+    Source: IMDN (arXiv 1909.11856), eq. 5.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.global_pool = True  # looks at the whole image
+        hidden = max(1, channels // reduction)
+        self.average_pool = nn.AdaptiveAvgPool2d(1)  # a module, so that thop counts it
+        self.gate = nn.Sequential(conv1x1(channels, hidden), nn.ReLU(), conv1x1(hidden, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with float32_region(x.device.type):
+            precise = full_precision(x)
+            mean = self.average_pool(precise)
+            gate = self.gate(mean + channel_contrast(precise, mean))
+        return x * gate.to(x.dtype)
+
+
+class Moments(torch.autograd.Function):
+    """Mean and covariance over positions: (N, P, C) -> (N, 1, C), (N, C, C).
+
+    Centred before it is squared: E[x²] − E[x]² loses the variance of a channel whose mean is large.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean(dim=1, keepdim=True)
+        centred = x - mean
+        ctx.save_for_backward(x, mean)
+        return mean, torch.bmm(centred.mT, centred) / x.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, mean_grad: Tensor, covariance_grad: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        slope = (covariance_grad + covariance_grad.mT) / x.shape[1]
+        return torch.baddbmm(mean_grad / x.shape[1] - mean @ slope, x, slope)
+
+
+def standard_deviation(variance: Tensor) -> Tensor:
+    """Square root with a zero, not infinite, gradient where the variance is zero."""
+    return variance.clamp_min(1e-12).sqrt()
 
 
 class IMDB(DistillationBlock):
@@ -104,6 +160,7 @@ class IMDN(nn.Module):
     def __init__(self, nf: int = 64, num_modules: int = 6, scale: int = 3) -> None:
         super().__init__()
         check_scale(scale)
+        check_distillation(nf)
         require(num_modules >= 1, f"modules is {num_modules}; IMDN needs at least 1")
         self.head = conv3x3(3, nf)
         self.blocks = nn.ModuleList(self.block(nf) for _ in range(num_modules))
@@ -146,6 +203,7 @@ class IMDN_RTC(nn.Module):
     def __init__(self, nf: int = 12, num_modules: int = 16, scale: int = 3) -> None:
         super().__init__()
         check_scale(scale)
+        check_distillation(nf)
         require(num_modules >= 1, f"modules is {num_modules}; IMDN_RTC needs at least 1")
         self.head = conv3x3(3, nf)
         self.blocks = nn.Sequential(*(IMDB(nf, attention=False) for _ in range(num_modules)))

@@ -1,6 +1,9 @@
 """Paths of the reference data, and a tiny decoded DIV2K."""
 
+import os
 from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bit for bit, on the CPU
 
 import numpy as np
 import pytest

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, needs_shared, smooth_image
+from test_models import COSTS
 
 import demo
+from dataset import SET5
 from models import build_model
 from utils.bicubic import imresize
 from utils.checkpoint import load_model, save_weights
@@ -37,7 +40,7 @@ def published(tmp_path, monkeypatch) -> Path:
 
 
 def make_set5(root: Path) -> None:
-    for name, (height, width) in {"b": (36, 30), "a": (24, 27)}.items():
+    for name, (height, width) in (dict.fromkeys(SET5, (36, 30)) | {"baby": (24, 27)}).items():
         hr = smooth_image(height, width)
         write_rgb(root / "original" / f"{name}.png", hr)
         write_rgb(root / "LRbicx3" / f"{name}x3.png", imresize(hr, 1 / 3))
@@ -63,7 +66,7 @@ def test_the_score_sheet(set5, capsys):
     sheet = capsys.readouterr().out
     for part in (
         "IMDN_RTC nf=8",
-        "  a  ",
+        "  baby  ",
         "Average PSNR (RGB)",
         "FLOPs: ",
         "PARAMS: ",
@@ -90,7 +93,7 @@ def test_json_is_one_object_with_the_documented_keys(set5, capsys):
         "model", "hyperparameters", "scale", "protocol", "images", "per_image", "average_psnr_db", "flops_g",
         "params_m", "makes_budget", "ranking_score", "kaggle_score",
     }  # fmt: skip
-    assert list(result["per_image"]) == ["a", "b"]
+    assert list(result["per_image"]) == list(SET5)
     assert result["average_psnr_db"] == pytest.approx(np.mean(list(result["per_image"].values())))
     assert result["ranking_score"] == pytest.approx(
         math.exp(result["average_psnr_db"] - 20) / (result["flops_g"] * result["params_m"])
@@ -98,24 +101,26 @@ def test_json_is_one_object_with_the_documented_keys(set5, capsys):
 
 
 def test_the_paper_protocol_measures_ssim_on_any_folder(set5, capsys):
+    shutil.copytree("Set5/original", "photos")
+    (Path("photos") / "woman.png").rename("photos/queen.png")
     course, paper = run_json(capsys), run_json(capsys, "--protocol", "paper")
-    folder = run_json(capsys, "--protocol", "paper", "--benchmark", "Set5/original")
+    folder = run_json(capsys, "--protocol", "paper", "--benchmark", "photos")
     assert 0 < paper["ssim"] < 1 and "ssim" not in course
-    assert paper["per_image"] == folder["per_image"] != course["per_image"]
-    assert (paper["images"], folder["images"]) == ("Set5", "original")
+    assert list(paper["per_image"].values())[:4] == [folder["per_image"][name] for name in SET5[:4]]
+    assert (paper["images"], folder["images"]) == ("Set5", "photos")
     assert run("--protocol", "paper") == 0
     sheet = capsys.readouterr().out
     assert "Average SSIM (Y)" in sheet and "Kaggle" not in sheet
 
 
 def test_equal_images_have_no_infinity_in_json():
-    assert demo.to_json({"per_image": {"a": math.inf, "b": 1.5}}) == '{"per_image": {"a": null, "b": 1.5}}'
+    assert demo.to_json({"per_image": [{"a": math.inf, "b": 1.5}]}) == '{"per_image": [{"a": null, "b": 1.5}]}'
 
 
 def test_csv_holds_one_row_an_image(set5, capsys):
     result = run_json(capsys, "--csv", "ID_result.csv")
     rows = list(csv.reader(Path("ID_result.csv").read_text().splitlines()))
-    assert rows[0] == ["Id", "Loss"] and [row[0] for row in rows[1:]] == ["0", "1"]
+    assert rows[0] == ["Id", "Loss"] and [row[0] for row in rows[1:]] == list("01234")
     for row, psnr_db in zip(rows[1:], result["per_image"].values(), strict=True):
         assert 10 * math.log10(255**2 / float(row[1])) == pytest.approx(psnr_db)
     assert sum(float(row[1]) for row in rows[1:]) == pytest.approx(result["kaggle_score"])
@@ -141,10 +146,28 @@ def test_cost_only_needs_neither_weights_nor_images(published, capsys):
     assert run_json(capsys, "--model", "IMDN_dw", "--cost-only")["flops_g"] == 9.984547072
 
 
+@pytest.mark.parametrize(("network", "cost"), COSTS.items())
+def test_cost_only_prints_every_digit(network, cost, capsys):
+    name, nf, modules = network
+    assert run("--model", name, "--nf", nf, "--modules", modules, "--cost-only") == 0
+    flops, params = (line.split()[1] for line in capsys.readouterr().out.splitlines())
+    assert (float(flops), float(params)) == cost
+
+
 def test_set5_is_fetched_where_absent(published, monkeypatch, capsys):
     monkeypatch.setattr(demo, "fetch_set5", make_set5)
     assert run() == 0
-    assert "on Set5" in capsys.readouterr().out and Path("Set5/original/a.png").exists()
+    assert "on Set5" in capsys.readouterr().out and Path("Set5/original/baby.png").exists()
+
+
+def test_other_scales_score_on_set5_with_lr_made_from_it(set5, published, capsys):
+    save_weights(
+        published / "x2.safetensors",
+        build_model("IMDN_RTC", nf=8, num_modules=1, scale=2),
+        RUN | {"hyperparameters": SIZES | {"scale": 2}},
+    )
+    result = run_json(capsys, "--checkpoint", published / "x2.safetensors")
+    assert result["images"] == "Set5" and len(result["per_image"]) == 5
 
 
 def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, capsys):
@@ -164,6 +187,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     ("flags", "says"),
     [
         (["--cost-only"], "needs --model"),
+        (["--cost-only", "--model", "IMDN", "--csv", "a"], "alone"),
+        (["--tile", "0"], "needs at least 1"),
         (["--input", "a.png"], "go together"),
         (["--all", "--checkpoint", "a"], "--all"),
         (["--plot", "a.png"], "--plot goes with --all"),
@@ -191,13 +216,13 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--benchmark", "nowhere"], "nowhere holds no images"),
         (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
         (["--input", "nowhere.png", "--output", "a.png"], "nowhere.png does not exist"),
-        (["--input", "Set5/original/a.png", "--output", "a.gif"], "use one of"),
+        (["--input", "Set5/original/baby.png", "--output", "a.gif"], "use one of"),
         (["--input", "Set5", "--output", "out"], "holds no images"),
         (
-            ["--compare", "c.png", "--hr", "Set5/original/a.png", "--crop", "0", "0", "99"],
+            ["--compare", "c.png", "--hr", "Set5/original/baby.png", "--crop", "0", "0", "99"],
             "not inside the 27×24 picture",
         ),
-        (["--compare", "c.png", "--hr", "Set5/original/a.png", "--input", "Set5/LRbicx3/bx3.png"], "not 3 times"),
+        (["--compare", "c.png", "--hr", "Set5/original/baby.png", "--input", "Set5/LRbicx3/headx3.png"], "not 3 times"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
@@ -207,8 +232,8 @@ def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
 
 
 def test_upscaling_a_file(set5, capsys):
-    assert run("--input", "Set5/LRbicx3/ax3.png", "--output", "out/a.png") == 0
-    lr, sr = read_rgb(Path("Set5/LRbicx3/ax3.png")), read_rgb(Path("out/a.png"))
+    assert run("--input", "Set5/LRbicx3/babyx3.png", "--output", "out/a.png") == 0
+    lr, sr = read_rgb(Path("Set5/LRbicx3/babyx3.png")), read_rgb(Path("out/a.png"))
     assert sr.shape == (24, 27, 3)
     assert np.abs(sr.astype(int) - imresize(lr, 3)).mean() < 20  # it starts as interpolation
 
@@ -216,22 +241,22 @@ def test_upscaling_a_file(set5, capsys):
 def test_upscaling_a_folder_names_what_fails_and_does_the_rest(set5, capsys):
     Path("Set5/LRbicx3/broken.png").write_text("not an image")
     assert run("--input", "Set5/LRbicx3", "--output", "out") == 1
-    assert sorted(p.name for p in Path("out").iterdir()) == ["ax3.png", "bx3.png"]
+    assert sorted(p.name for p in Path("out").iterdir()) == [f"{name}x3.png" for name in SET5]
     assert "broken.png: not an image" in capsys.readouterr().err
 
 
 def test_an_image_is_never_written_over_itself(set5, capsys):
-    before = Path("Set5/LRbicx3/ax3.png").read_bytes()
+    before = Path("Set5/LRbicx3/babyx3.png").read_bytes()
     assert run("--input", "Set5/LRbicx3", "--output", "Set5/LRbicx3") == 1
-    assert Path("Set5/LRbicx3/ax3.png").read_bytes() == before
+    assert Path("Set5/LRbicx3/babyx3.png").read_bytes() == before
     assert "is the input itself" in capsys.readouterr().err
 
 
 def test_comparison_with_and_without_ground_truth(set5, monkeypatch):
     drawn = []
     monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append((panels, crop, shape)))
-    assert run("--compare", "c.png", "--hr", "Set5/original/a.png") == 0
-    assert run("--compare", "c.png", "--input", "Set5/LRbicx3/ax3.png", "--crop", 3, 2, 9) == 0
+    assert run("--compare", "c.png", "--hr", "Set5/original/baby.png") == 0
+    assert run("--compare", "c.png", "--input", "Set5/LRbicx3/babyx3.png", "--crop", 3, 2, 9) == 0
     assert [title for title, *_ in drawn[0][0]] == ["LR", "bicubic", "ours", "HR"] and drawn[0][2] == (24, 27)
     assert [title for title, *_ in drawn[1][0]] == ["LR", "bicubic", "ours"] and drawn[1][1] == (3, 2, 9)
     psnrs_db = [psnr_db for _, _, psnr_db in drawn[0][0]]
@@ -239,9 +264,20 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch):
 
 
 def test_a_comparison_is_a_picture(set5):
-    assert run("--compare", "c.png", "--hr", "Set5/original/b.png") == 0
+    assert run("--compare", "c.png", "--hr", "Set5/original/head.png") == 0
     height, width, _ = cv2.imread("c.png").shape
     assert width > 3 * height
+
+
+def test_one_image_that_fails_does_not_stop_the_folder(set5, monkeypatch, capsys):
+    def fail_once(model, image, *_):
+        if image.shape[0] == 8:
+            raise ValueError("too small")
+        return image
+
+    monkeypatch.setattr(demo, "super_resolve", fail_once)
+    assert run("--input", "Set5/LRbicx3", "--output", "out") == 1
+    assert "babyx3.png: too small" in capsys.readouterr().err and len(list(Path("out").iterdir())) == 4
 
 
 def test_publishing_measures_and_keeps_the_run(set5, published, capsys):

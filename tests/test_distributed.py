@@ -51,7 +51,7 @@ def test_two_processes_learn_what_one_does(decoded, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     assert two["run"]["history"][-1]["valid_psnr_db"] == pytest.approx(alone["valid_psnr_db"], abs=0.01)
     # and one process goes on where two were
-    resumed = train.main(["--resume", str(tmp_path / "two/last.pth"), "--epochs", "4"])
+    resumed = train.main(["--resume", str(tmp_path / "two/last.pth"), "--epochs", "4", "--device", "cpu"])
     assert resumed["epoch"] == 4
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import SHARED, needs_shared
 
 from models import MODELS, build_model, complete_hyperparameters
-from models.blocks import ContrastAwareChannelAttention
+from models.imdn import ContrastAwareChannelAttention
 from utils.cost import count_cost
 
 # (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout. DRLN_dw is
@@ -86,6 +86,10 @@ def test_only_the_mean_shift_is_frozen(name):
     [
         ("IMDN", {"nf": 18}, "multiple of 4"),
         ("IMDN_dw", {"nf": 0}, "multiple of 4"),
+        ("IMDN_RTC", {"nf": -4}, "multiple of 4"),
+        ("DRLN_slim", {"nf": -4}, "multiple of 4"),
+        ("DRLN_narrow", {"nf": 0}, "at least 1"),
+        ("DRLN_dw", {"nf": 0}, "at least 1"),
         ("IMDN_RTC", {"num_modules": 0}, "at least 1"),
         ("IMDN_dw", {"scale": 5}, "2, 3, 4"),
         ("DRLN", {"nf": 24}, "multiple of 16"),
@@ -175,6 +179,95 @@ def test_fused_layers_compute_what_their_modules_do(name, layout):
         results.append([sr, *torch.autograd.grad((sr * weights).sum(), wanted)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def attended(attention, x):
+    """Laplacian attention as the paper draws it, with its layers."""
+    pooled = x.mean(dim=(2, 3), keepdim=True)
+    branches = [attention.act(branch(pooled)) for branch in attention.branches]
+    return x * torch.sigmoid(attention.expand[0](torch.cat(branches, dim=1)))
+
+
+def joined(*x):
+    return torch.cat(x, dim=1)
+
+
+def test_laplacian_attention():
+    for name, slope in (("DRLN", 0.0), ("DRLN_slim", 0.01)):
+        attention = next(m for m in small(name, 3).modules() if type(m).__name__ == "LaplacianAttention")
+        assert [branch.dilation[0] for branch in attention.branches] == [3, 5, 7]
+        assert attention.act(torch.tensor(-1.0)).item() == pytest.approx(-slope)
+        x = torch.randn(2, attention.expand[0].out_channels, 5, 6)
+        torch.testing.assert_close(attention(x), attended(attention, x))
+
+
+def test_drln_block():
+    block = build_model("DRLN", nf=16, num_modules=3).trunk.blocks[0][0]
+    x = torch.randn(1, 16, 7, 6)
+    kept = x
+    for residual in block.residual:
+        first, _, second = residual.body
+        kept = joined(kept, torch.relu(second(torch.relu(first(kept))) + kept))
+    assert kept.shape[1] == 8 * 16
+    torch.testing.assert_close(block(x), attended(block.attention, torch.relu(block.compress[0](kept))))
+
+
+def test_drln_wiring():
+    """A group of three and one of four, spelled out; in the authors' code block five reads what block four does."""
+    torch.manual_seed(0)
+    trunk = build_model("DRLN", nf=16, num_modules=7).trunk
+    (b1, b2, b3), (b4, b5, b6, b7) = trunk.blocks
+    (c1, c2, c3), (_, c5, c6, c7) = trunk.compressions
+    h = torch.randn(1, 16, 6, 5)
+    k1 = b1(h)
+    k2 = b2(c1(joined(h, k1)))
+    k3 = b3(c2(joined(h, k1, k2)))
+    o3 = c3(joined(h, k1, k2, k3))
+    a1 = o3 + h
+    k4 = b4(a1)
+    k5 = b5(a1)
+    k6 = b6(c5(joined(o3, k4, k5)))
+    k7 = b7(c6(joined(o3, k4, k5, k6)))
+    a2 = c7(joined(o3, k4, k5, k6, k7)) + a1
+    torch.testing.assert_close(trunk(h), a2 + h)
+
+
+def test_drln_slim_wiring():
+    torch.manual_seed(0)
+    trunk = build_model("DRLN_slim", nf=8, num_modules=8).trunk
+    b1, b2, b3, b4, b5, b6, b7, b8 = trunk.blocks
+    c2, (c3, c4, c5, c6, c7, c8) = trunk.first_compression, trunk.compressions
+    h = torch.randn(1, 8, 6, 5)
+    o2 = c2(b2(b1(h)))
+    a0 = o2 + h
+    k3 = b3(b2(b1(h)))
+    o4 = c4(joined(o2, k3, b4(c3(joined(o2, k3)))))
+    a1 = o4 + a0
+    k5 = b5(a1)
+    o6 = c6(joined(o4, k5, b6(c5(joined(o4, k5)))))
+    a2 = o6 + a1
+    k7 = b7(a2)
+    a3 = c8(joined(o6, k7, b8(c7(joined(o6, k7))))) + a2
+    torch.testing.assert_close(trunk(h), a3 + h)
+
+
+@pytest.mark.parametrize(
+    ("name", "slope"), (("IMDN", 0.05), ("IMDN_RTC", 0.05), ("IMDN_dw", 0.05), ("DRLN_slim", 0.01))
+)
+def test_distillation(name, slope):
+    block = next(m for m in small(name, 3).modules() if hasattr(m, "distil"))
+    d = block.sizes[0]
+    x = torch.randn(1, 4 * d, 6, 7)
+
+    def act(x):
+        return torch.where(x > 0, x, slope * x)
+
+    y1 = act(block.c1(x))
+    y2 = act(block.c2(y1[:, d:]))
+    y3 = act(block.c3(y2[:, d:]))
+    expected = joined(y1[:, :d], y2[:, :d], y3[:, :d], block.c4(y3[:, d:]))
+    assert expected.shape == x.shape
+    torch.testing.assert_close(block.distil(x), expected)
 
 
 @pytest.mark.parametrize("bf16", (False, True))

@@ -1,9 +1,12 @@
 import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from conftest import smooth_image
+from PIL import Image
 
 import png2npy
 from dataset import find_pairs
@@ -78,6 +81,10 @@ def test_formats(tmp_path, suffix):
     assert difference.mean() < (4 if suffix in (".jpg", ".jpeg", ".webp") else 1e-9)
 
 
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def test_bad_images_are_named_and_the_rest_converted(div2k, capsys):
     folder = div2k / "DIV2K_train_HR"
     data = (folder / "0001.png").read_bytes()
@@ -86,16 +93,24 @@ def test_bad_images_are_named_and_the_rest_converted(div2k, capsys):
     (folder / "empty.png").write_bytes(b"")
     cv2.imwrite(str(folder / "deep.png"), np.zeros((6, 6, 3), np.uint16))
     cv2.imwrite(str(folder / "alpha.png"), np.zeros((6, 6, 4), np.uint8))
+    Image.new("LA", (6, 6)).save(folder / "grey_alpha.tif")
+    (folder / "huge.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(bytes(100)))
+    )
     cv2.imwrite(str(folder / "grey.png"), smooth_image(6, 6)[..., 0])
     assert decode(div2k) == 1
     out, err = capsys.readouterr()
-    assert "5 written, 0 done before, 5 failed" in out
+    assert "5 written, 0 done before, 7 failed" in out
     for named in (
         "truncated.png: not an image, or truncated",
         "text.jpg: not",
         "empty.png: not",
         "deep.png: 16-bit",
         "alpha.png: has an alpha",
+        "grey_alpha.tif: has an alpha",
+        "huge.png: cannot be decoded",
     ):
         assert named in err
     decoded = div2k.with_name("DIV2K_decoded")
@@ -131,3 +146,15 @@ def test_an_upright_jpeg(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert read_rgb(tmp_path / "turned.jpg").shape == (36, 24, 3)
+
+
+def test_make_lr_without_an_hr_folder_is_an_error(tmp_path, capsys):
+    write_rgb(tmp_path / "in/photos/a.png", smooth_image(24, 30))
+    assert decode(tmp_path / "in", "--make-lr", "3") == 1
+    assert "no folder that ends in _HR" in capsys.readouterr().err
+
+
+def test_decoding_beside_the_images(tmp_path):
+    write_rgb(tmp_path / "a.png", smooth_image(6, 6))
+    assert png2npy.main(["--pathFrom", str(tmp_path), "--pathTo", str(tmp_path)]) == 0
+    assert (tmp_path / "a.npy").exists()

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import smooth_image
 
 import train
 from dataset import PairedPatches, find_pairs
 from models import build_model
 from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
+from utils.images import write_rgb
 from utils.schedule import learning_rate_at
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -35,9 +38,9 @@ def states_equal(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("optimizer", ("adam", "soap"))
-def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, optimizer):
-    flags = ["--optimizer", optimizer, "--schedule", "cosine", "--warmup", "2", "--ema", "0.9", "--clip", "1"]
+@pytest.mark.parametrize("choice", (["--optimizer", "adam"], ["--optimizer", "soap"], ["--bf16"]))
+def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, choice):
+    flags = [*choice, "--schedule", "cosine", "--warmup", "2", "--ema", "0.9", "--clip", "1"]
     flags += ["--precondition-every", "2", "--epochs", "4"]
     run(decoded, tmp_path / "whole", *flags)
 
@@ -53,7 +56,7 @@ def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, optimizer):
         patch.setattr(train, "format_entry", stop_after_two)
         run(decoded, tmp_path / "stopped", *flags)
     assert load_state(tmp_path / "stopped/last.pth")["run"]["epoch"] == 2
-    train.main(["--resume", str(tmp_path / "stopped/last.pth")])
+    train.main(["--resume", str(tmp_path / "stopped/last.pth"), "--device", "cpu"])
     whole, stopped = (load_state(tmp_path / name / "last.pth") for name in ("whole", "stopped"))
     for key in ("model", "ema", "optimizer"):
         assert states_equal(whole[key], stopped[key]), key
@@ -78,9 +81,8 @@ def test_killed_and_resumed(decoded, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    state = load_state(tmp_path / "killed/last.pth")
-    if state["run"]["epoch"] < 6:
-        train.main(["--resume", str(tmp_path / "killed/last.pth")])
+    assert load_state(tmp_path / "killed/last.pth")["run"]["epoch"] < 6
+    train.main(["--resume", str(tmp_path / "killed/last.pth"), "--device", "cpu"])
     run(decoded, tmp_path / "whole", *flags)
     killed, whole = (load_state(tmp_path / name / "last.pth") for name in ("killed", "whole"))
     assert states_equal(killed["model"], whole["model"]) and states_equal(killed["ema"], whole["ema"])
@@ -139,7 +141,11 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--batch", "0"], "--batch 0: needs at least 1"),
         (["--lr", "-1"], "must be positive"),
         (["--ema", "1"], "below 1"),
-        (["--data", "a", "b", "c"], "--repeat"),
+        (["--data", "a", "b", "c", "--repeat", "1", "2"], "--repeat"),
+        (["--lr", "nan"], "--lr nan: must be positive"),
+        (["--seed", "-1"], "--seed -1: must not be negative"),
+        (["--warmup", "-1"], "--warmup -1"),
+        (["--init", "a.pth"], "give the .safetensors"),
         (["--data", "sample", "b"], "stands alone"),
         (["--device", "cuda:99"], "--device"),
         (["--resume", "nowhere.pth"], "does not exist"),
@@ -169,18 +175,18 @@ def test_a_run_is_not_written_over(decoded, tmp_path):
 def test_resuming_cannot_change_the_network_and_needs_epochs(decoded, tmp_path, capsys):
     run(decoded, tmp_path, "--epochs", "1")
     with pytest.raises(SystemExit):
-        train.main(["--resume", str(tmp_path / "last.pth"), "--nf", "12"])
+        train.main(["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--nf", "12"])
     assert "--nf 12: the resumed run has 8" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="--epochs above"):
-        train.main(["--resume", str(tmp_path / "last.pth")])
-    assert train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])["epoch"] == 2
+        train.main(["--resume", str(tmp_path / "last.pth"), "--device", "cpu"])
+    assert train.main(["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "2"])["epoch"] == 2
     assert len(load_state(tmp_path / "last.pth")["run"]["commands"]) == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(decoded, tmp_path):
     run(decoded, tmp_path, "--epochs", "1")
     with pytest.raises(SystemExit, match=r"became (nan|inf) in epoch 2.*--lr"):
-        train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--lr", "1e30"])
+        train.main(["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "3", "--lr", "1e30"])
     assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 1
 
 
@@ -251,7 +257,7 @@ def test_the_cache_is_the_fastest_place_with_room(decoded, monkeypatch):
     pairs = find_pairs(decoded, "training", 3)
     for flag, memory, in_ram in (("auto", 10**9, True), ("auto", 1000, False), ("disk", 10**9, False)):
         args, _ = train.parse_args(["--data", "sample", "--device", "cpu", "--cache", flag])
-        monkeypatch.setattr(os, "sysconf", lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else 1)
+        monkeypatch.setattr(train, "available_bytes", lambda memory=memory: memory)
         placed = train.place(PairedPatches([(pairs, 1)], scale=3, patch_size=24, split="training"), train.Ranks(), args)
         assert all(isinstance(source, np.ndarray) == in_ram for source in placed.hr.sources)
 
@@ -264,7 +270,7 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     before, after = (load_model(tmp_path / name / "best.safetensors") for name in ("a", "b"))
     for a, b in zip(before[0].parameters(), after[0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
-    assert after[1]["iterations"] == before[1]["iterations"] + 3 and after[1]["loss"] == "mse"
+    assert after[1]["iterations"] == before[1]["iterations"] + 3 and after[1]["flags"]["loss"] == "mse"
     assert len(after[1]["commands"]) == 2 and after[1]["hours"] >= before[1]["hours"]
     run(decoded, tmp_path / "deeper", "--epochs", "1", "--modules", "2", *flags)
     assert "tensors start from" in capsys.readouterr().out
@@ -272,3 +278,87 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         run(decoded, tmp_path / "c", "--epochs", "1", "--model", "DRLN_narrow", "--modules", "2", *flags)
     with pytest.raises(SystemExit, match="nowhere.safetensors does not exist"):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
+
+
+def test_flags_reach_the_schedule():
+    cosine = ["--data", "sample", "--schedule", "cosine", "--lr", "1", "--epochs", "2"]
+    args, _ = train.parse_args(cosine)
+    assert train.learning_rate(0, args) == pytest.approx(0.01) and train.learning_rate(2000, args) == 1e-6
+    args, _ = train.parse_args([*cosine, "--warmup", "2", "--lr-min", "0.5"])
+    assert train.learning_rate(0, args) == 0.5 and train.learning_rate(2, args) == 1
+    assert train.learning_rate(args.epochs * args.iterations, args) == 0.5
+    args, _ = train.parse_args(["--data", "sample", "--anneal-epochs", "1"])
+    assert train.learning_rate(1000, args) == 3e-4 < train.learning_rate(999, args)
+
+
+def test_the_average_is_scored_and_published(decoded, tmp_path, monkeypatch):
+    scored = []
+    monkeypatch.setattr(train, "validate", lambda model, *_: scored.append(copy.deepcopy(model.state_dict())) or 30.0)
+    run(decoded, tmp_path, "--epochs", "1", "--ema", "0.9")
+    state = load_state(tmp_path / "last.pth")
+    published = load_model(tmp_path / "best.safetensors")[0].state_dict()
+    assert not states_equal(state["model"], state["ema"])
+    assert states_equal(state["ema"], scored[0]) and states_equal(dict(published), state["ema"])
+
+
+def test_clipping_bounds_the_gradient(decoded, tmp_path, monkeypatch):
+    norms = []
+    step = torch.optim.Adam.step
+
+    def spy(self, *arguments):
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    for name, flags in (("free", []), ("clipped", ["--clip", "0.01"])):
+        run(decoded, tmp_path / name, "--epochs", "1", *flags)
+    assert min(norms[:3]) > 0.011 and max(norms[3:]) <= 0.0101
+
+
+def test_stopped_between_saves_the_best_is_not_lost(decoded, tmp_path, monkeypatch):
+    run(decoded, tmp_path, "--epochs", "1")
+    save_state = train.save_state
+
+    def stop_at_last(path, state):
+        if path.name == "last.pth":
+            raise KeyboardInterrupt
+        save_state(path, state)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="go on with"):
+        patch.setattr(train, "save_state", stop_at_last)
+        patch.setattr(train, "validate", lambda *_: 99.0)
+        train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2", "--device", "cpu"])
+    assert load_state(tmp_path / "best.pth")["run"]["best_psnr_db"] == 99.0
+    assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 1
+    train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2", "--device", "cpu"])
+    assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 2
+
+
+def test_a_run_that_fails_at_once_can_be_started_again(decoded, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="^stopped$"):
+        patch.setattr(train, "train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(decoded, tmp_path / "run", "--epochs", "1")
+    run(decoded, tmp_path / "run", "--epochs", "1")
+
+
+def test_resuming_takes_the_same_sizes_by_name(decoded, tmp_path, capsys):
+    sizes = [*TINY[:2], *TINY[6:], "--nf", "4"]  # no --modules
+    train.main([*sizes, "--data", str(decoded), "--save-dir", str(tmp_path), "--epochs", "1"])
+    resumed = ["--resume", str(tmp_path / "last.pth"), "--epochs", "2", "--device", "cpu"]
+    assert train.main([*resumed, "--nf", "4", "--modules", "10"])["epoch"] == 2
+    with pytest.raises(SystemExit):
+        train.main([*resumed, "--save-dir", "elsewhere"])
+    assert "--save-dir elsewhere" in capsys.readouterr().err
+
+
+def test_other_scales_train_beside_set5(tmp_path):
+    write_rgb(tmp_path / "Set5/original/a.png", smooth_image(36, 36))
+    flags = ["--data", "sample", "--scale", "2", "--set5", str(tmp_path / "Set5"), "--save-dir", str(tmp_path / "run")]
+    assert train.main([*TINY, *flags, "--epochs", "1"])["set5_psnr_db"] > 0
+
+
+def test_a_set_without_training_images_is_named(decoded, tmp_path):
+    (tmp_path / "Flickr2K_decoded").mkdir()
+    with pytest.raises(SystemExit, match="no training images in .*Flickr2K_decoded.*Download"):
+        train.main([*TINY, "--data", str(decoded), str(tmp_path / "Flickr2K_decoded")])

@@ -38,14 +38,18 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
         images: triples of a name and two uint8 (H, W, 3) arrays, hr at least scale·lr.
         protocol: `course` (RGB, tiles, no border shaved) or `paper` (Y, whole image, `scale` shaved).
     Raises:
-        ValueError: an unknown protocol.
+        ValueError: an unknown protocol, or an image too small for it, named.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     device = next(model.parameters()).device
-    return [
-        _score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol) for name, lr, hr in images
-    ]
+    scores = []
+    for name, lr, hr in images:
+        try:
+            scores.append(_score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return scores
 
 
 def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, protocol: str) -> Score:

@@ -89,6 +89,8 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
     Source: Wang et al. 2004, as their ssim.m; computed by scikit-image.
     """
     _check_pair(sr, hr, border)
+    if min(sr.shape[-2:]) - 2 * border < 11:
+        raise ValueError(f"{sr.shape[-1]}×{sr.shape[-2]} pixels are too few for SSIM's 11×11 window")
     pairs = zip(_shave(luma(quantise(sr)), border)[:, 0].cpu(), _shave(luma(quantise(hr)), border)[:, 0].cpu())
     return torch.tensor([_ssim(a.numpy(), b.numpy()) for a, b in pairs], dtype=torch.float64)
 

@@ -10,16 +10,16 @@ import matplotlib.pyplot as plt
 from utils.files import atomic_path
 
 PLOTS = {
-    "lrs": ("learning rate", ("learning_rate",)),
-    "losses": ("training loss (L1)", ("train_loss",)),
-    "psnr": ("validation PSNR (dB)", ("valid_psnr_db",)),
-    "set5": ("Set5 PSNR, RGB (dB)", ("set5_psnr_db",)),
+    "lrs": ("learning rate", "learning_rate"),
+    "losses": ("training loss", "train_loss"),
+    "psnr": ("validation PSNR (dB)", "valid_psnr_db"),
+    "set5": ("Set5 PSNR, RGB (dB)", "set5_psnr_db"),
 }
 
 
 def draw_plots(entries: list[dict], folder: Path) -> None:
     """Writes lrs.png, losses.png, psnr.png and set5.png; one without data is left out."""
-    for name, (label, (key,)) in PLOTS.items():
+    for name, (label, key) in PLOTS.items():
         points = [(entry["iteration"], entry[key]) for entry in entries if entry[key] is not None]
         if not points:
             continue

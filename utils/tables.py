@@ -42,7 +42,7 @@ def results_table(results: Sequence[dict]) -> str:
     for result in results:
         name, nf, modules = network_key(result)
         row = [name, nf, modules, f"×{result['scale']}", f"{result['flops_g']:.3f}", f"{result['params_m']:.6f}"]
-        row += [f"{result['average_psnr_db']:.3f}"] + [f"{result.get('ssim', 0):.4f}"] * with_ssim
+        row += [f"{result['average_psnr_db']:.3f}"] + [f"{result['ssim']:.4f}" if "ssim" in result else "–"] * with_ssim
         row += [f"{REPORT[network_key(result)][2]:.3f}" if network_key(result) in REPORT else "–"] * with_report
         rows.append((result["flops_g"], row))
     if with_report:

@@ -112,11 +112,12 @@ def bytes_per_pixel(model: nn.Module) -> int:
     return 16 * max(max(m.in_channels, m.out_channels) for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
-def free_bytes(device: torch.device) -> int:
-    """Half of a GPU's free memory, or as much of this machine's as keeps well within it."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return 768 << 20
+TILE_BYTES = 768 << 20  # of one tile; the same everywhere, as attention makes pixels depend on the tile
+
+
+def tiles_at_once(tile_bytes: int, device: torch.device) -> int:
+    """How many tiles half of a GPU's free memory holds; one on the CPU, where more are no faster."""
+    return max(1, torch.cuda.mem_get_info(device)[0] // 2 // tile_bytes) if device.type == "cuda" else 1
 
 
 @torch.inference_mode()
@@ -136,8 +137,8 @@ def super_resolve(
     Args:
         model: in evaluation mode, on the device to use.
         image: (H, W, 3) RGB, uint8 or uint16.
-        tile: longest side in LR pixels; by default what fits in free memory.
-        batch: tiles at once; likewise.
+        tile: longest side in LR pixels; by default one that takes some 768 MB.
+        batch: tiles at once; by default what fits in free memory.
         dtype: float32, or bfloat16 or float16 for autocast.
     Returns:
         (scale·H, scale·W, 3) of the image's type; clamped and rounded.
@@ -146,15 +147,15 @@ def super_resolve(
     """
     device = next(model.parameters()).device
     height, width = image.shape[:2]
-    budget, margin = free_bytes(device) // bytes_per_pixel(model), receptive_margin(model)
-    longest = tile or max(min(math.isqrt(budget), 1024), 4 * margin + 32)
+    margin = receptive_margin(model)
+    longest = tile or max(min(math.isqrt(TILE_BYTES // bytes_per_pixel(model)), 1024), 4 * margin + 32)
     rows, columns = (plan_spans(length, longest, margin) for length in (height, width))
-    batch = batch or max(1, budget // (rows[0].stop * columns[0].stop))
+    batch = batch or tiles_at_once(rows[0].stop * columns[0].stop * bytes_per_pixel(model), device)
     peak = float(np.iinfo(image.dtype).max)
     out = np.empty((height * scale, width * scale, 3), image.dtype)
     carried = None
     for row in rows:
-        strip = torch.zeros(3, (row.stop - row.start) * scale, width * scale, device=device)
+        strip = torch.zeros((row.stop - row.start) * scale, width * scale, 3, device=device).permute(2, 0, 1)
         for first in range(0, len(columns), batch):
             spans = columns[first : first + batch]
             lr = np.stack([image[row.start : row.stop, span.start : span.stop] for span in spans])
@@ -162,14 +163,19 @@ def super_resolve(
             lr = lr.permute(0, 3, 1, 2).float() / peak  # channels_last
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 pieces = model(lr).float()
+            if len(columns) == 1:
+                strip = pieces[0]
+                continue
             for span, sr in zip(spans, pieces):
                 strip[..., span.start * scale : span.stop * scale] += sr * span.weights(scale).to(device)
-        strip *= row.weights(scale).to(device)[:, None]
+        if len(rows) > 1:
+            strip *= row.weights(scale).to(device)[:, None]
         first = (row.before[0] if row.before else row.start) * scale
         last = (row.after[0] if row.after else row.stop) * scale
         strip = strip[:, first - row.start * scale :]
         if carried is not None:
             strip[:, : carried.shape[1]] += carried
-        out[first:last] = (strip[:, : last - first].clamp(0, 1) * peak).round().permute(1, 2, 0).cpu().numpy()
+        finished = strip[:, : last - first].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0)
+        out[first:last] = (finished.byte() if image.dtype == np.uint8 else finished).cpu().numpy()
         carried = strip[:, last - first : row.after[1] * scale - first] if row.after else None
     return out

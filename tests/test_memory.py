@@ -1,0 +1,23 @@
+from utils.memory import available_bytes, keep_freed_memory
+
+
+def write(root, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def test_available_memory_is_the_machine_s_or_the_container_s(tmp_path):
+    assert available_bytes(tmp_path) == 0
+    write(tmp_path, "proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 2000 kB\n")
+    assert available_bytes(tmp_path) == 2000 * 1024
+    write(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
+    write(tmp_path, "sys/fs/cgroup/memory.current", "1000\n")
+    assert available_bytes(tmp_path) == 2000 * 1024
+    write(tmp_path, "sys/fs/cgroup/memory.max", "5000\n")
+    assert available_bytes(tmp_path) == 4000
+
+
+def test_the_allocator_is_set_without_complaint(monkeypatch):
+    keep_freed_memory()
+    monkeypatch.setattr("sys.platform", "win32")
+    keep_freed_memory()
