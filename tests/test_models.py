@@ -162,7 +162,7 @@ def test_starts_from_interpolation(name, scale):
 
 
 @pytest.mark.parametrize("layout", (torch.channels_last, torch.contiguous_format))
-@pytest.mark.parametrize("name", ("IMDN_dw", "DRLN_slim"))
+@pytest.mark.parametrize("name", ("IMDN", "IMDN_dw", "DRLN_slim"))
 def test_fused_layers_compute_what_their_modules_do(name, layout):
     torch.manual_seed(0)
     model = small(name, 3).double()
