@@ -11,14 +11,18 @@ python demo.py --checkpoint runs/IMDN_dw_nf40_m6_x3/best.safetensors --publish -
 
 import argparse
 import csv
+import glob
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn as nn
+from natsort import natsorted
 from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, read_named
@@ -27,10 +31,12 @@ from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, save_weights
 from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
+from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.files import atomic_path
-from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
+from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
+from utils.photo import Photo, check_holds, read_photo, write_photo
 from utils.pictures import draw_comparison, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table
 from utils.tiling import super_resolve
@@ -65,8 +71,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     scoring.add_argument("--data-note", help="with --publish: what the training data was, in words")
     upscaling = parser.add_argument_group("upscaling")
-    upscaling.add_argument("--input", type=Path, help="image or folder")
+    upscaling.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
+    upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
+    upscaling.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations")
     upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: what memory allows)")
     upscaling.add_argument("--batch", type=int, help="tiles at once (default: likewise)")
     upscaling.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
@@ -278,41 +286,54 @@ def print_cost(args: argparse.Namespace) -> None:
 
 
 def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """(image, file to write): a folder gives a folder of the same names, an image gives an image.
+    """(image, file to write): a folder's tree is mirrored, a glob's files go into a folder, an image gives an image.
 
     Raises:
         DataError: nothing to read, or a target that cannot take it.
     """
     if source.is_dir():
-        files = list_images(source)
-        if not files:
-            raise DataError(f"--input {source} holds no images")
-        if target.is_file():
-            raise DataError(f"--input is a folder, so --output {target} must be one, not a file")
-        return [(file, target / file.name) for file in files]
-    if not source.is_file():
+        files, root = list_images(source, recursive=True), source
+        files = [f for f in files if target == source or target not in f.parents]
+    elif source.is_file():
+        if not target.is_dir() and target.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}")
+        return [(source, target / source.name if target.is_dir() else target)]
+    elif any(character in str(source) for character in "*?["):
+        files, root = [Path(f) for f in natsorted(glob.glob(str(source), recursive=True)) if Path(f).is_file()], None
+    else:
         raise DataError(f"--input {source} does not exist")
-    if target.is_dir():
-        return [(source, target / source.name)]
-    if target.suffix.lower() not in IMAGE_SUFFIXES:
-        raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}")
-    return [(source, target)]
+    if not files:
+        raise DataError(f"--input {source} holds no images")
+    if target.is_file():
+        raise DataError(f"--input is several images, so --output {target} must be a folder, not a file")
+    return [(file, target / (file.relative_to(root) if root else file.name)) for file in files]
 
 
-@torch.inference_mode()
+def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:
+    """Colours by the network, alpha by bicubic."""
+    rgb = super_resolve(model, photo.rgb, scale, args.tile, args.batch, DTYPES[args.precision])
+    return replace(photo, rgb=rgb, alpha=None if photo.alpha is None else imresize(photo.alpha, scale))
+
+
 def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     """Upscales --input into --output; returns the exit code, 1 where an image failed."""
     jobs = upscaling_jobs(args.input, args.output)
-    problems = []
-    for source, target in tqdm(jobs, unit="image"):
+    problems, megapixels, started = [], 0.0, time.monotonic()
+    bar = tqdm(jobs, unit="image")
+    for source, target in bar:
         try:
             if target.exists() and target.samefile(source):
                 raise DataError(f"{target} is the input itself; write somewhere else")
-            write_rgb(
-                target, super_resolve(model, read_named(source), scale, args.tile, args.batch, DTYPES[args.precision])
-            )
+            if target.exists() and not args.overwrite:
+                raise DataError(f"{target} exists; --overwrite replaces it")
+            photo = read_photo(source)
+            check_holds(target.suffix.lower(), photo)
+            larger = upscale_photo(model, scale, photo, args)
+            write_photo(target, larger)
+            megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
+            bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
         except (ValueError, OSError) as error:
-            problems.append(error if str(source) in str(error) else f"{source}: {error}")
+            problems.append(error if str(target) in str(error) else f"{source}: {error}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -358,6 +379,7 @@ def run(args: argparse.Namespace) -> int:
         compare(model.to(args.device), metadata["hyperparameters"]["scale"], args)
     elif args.input:
         model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
+        model = SelfEnsemble(model) if args.ensemble else model
         return upscale(model.to(args.device), metadata["hyperparameters"]["scale"], args)
     else:
         result = score_file(args.checkpoint or DEFAULT_CHECKPOINT, args)

@@ -18,6 +18,7 @@ from utils.bicubic import imresize
 from utils.checkpoint import load_model, save_weights
 from utils.download import DownloadError
 from utils.images import read_rgb, write_rgb
+from utils.photo import Photo, read_photo, write_photo
 
 SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
 RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
@@ -217,7 +218,9 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
         (["--input", "nowhere.png", "--output", "a.png"], "nowhere.png does not exist"),
         (["--input", "Set5/original/baby.png", "--output", "a.gif"], "use one of"),
-        (["--input", "Set5", "--output", "out"], "holds no images"),
+        (["--input", "empty", "--output", "out"], "holds no images"),
+        (["--input", "Set5/*/x*.png", "--output", "out"], "holds no images"),
+        (["--input", "Set5", "--output", "Set5/original/baby.png"], "must be a folder"),
         (
             ["--compare", "c.png", "--hr", "Set5/original/baby.png", "--crop", "0", "0", "99"],
             "not inside the 27×24 picture",
@@ -226,6 +229,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
+    Path("empty").mkdir()
     assert run(*flags) == 1
     err = capsys.readouterr().err
     assert says in err and err.startswith("error: ") and err.count("\n") == 1
@@ -318,3 +322,39 @@ def test_the_authors_weights_reach_their_figures(protocol, psnr_db, tolerance, c
     assert result["average_psnr_db"] == pytest.approx(psnr_db, abs=tolerance)
     if protocol == "paper":
         assert result["ssim"] == pytest.approx(0.9271, abs=0.0001)
+
+
+def test_a_tree_is_mirrored_and_a_glob_s_files_go_into_a_folder(set5):
+    assert run("--input", "Set5", "--output", "tree") == 0
+    assert {p.relative_to("tree") for p in Path("tree").rglob("*.png")} == {
+        p.relative_to("Set5") for p in Path("Set5").rglob("*.png")
+    }
+    assert run("--input", "Set5/LRbicx3/[ab]*.png", "--output", "some") == 0
+    assert sorted(p.name for p in Path("some").iterdir()) == ["babyx3.png", "birdx3.png", "butterflyx3.png"]
+
+
+def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
+    Path("out.png").write_text("mine")
+    flags = ["--input", "Set5/LRbicx3/babyx3.png", "--output", "out.png"]
+    assert run(*flags) == 1
+    assert Path("out.png").read_text() == "mine" and "--overwrite" in capsys.readouterr().err
+    assert run(*flags, "--overwrite") == 0
+    assert read_rgb(Path("out.png")).shape == (24, 27, 3)
+
+
+def test_grey_alpha_and_16_bits_survive_upscaling(published):
+    rgb = smooth_image(8, 9)
+    photos = {
+        "grey.png": Photo(np.repeat(rgb[..., :1], 3, axis=2), grey=True),
+        "alpha.webp": Photo(rgb, alpha=rgb[..., 0]),
+        "deep.tif": Photo(rgb.astype(np.uint16) * 257, icc=b"profile"),
+    }
+    for name, photo in photos.items():
+        write_photo(Path("in") / name, photo)
+    assert run("--input", "in", "--output", "out", "--ensemble") == 0
+    for name, before in photos.items():
+        after = read_photo(Path("out") / name)
+        assert after.rgb.shape == (24, 27, 3) and after.rgb.dtype == before.rgb.dtype and after.icc == before.icc
+        assert after.grey == before.grey and (after.alpha is None) == (before.alpha is None)
+        scale = 257 if before.rgb.dtype == np.uint16 else 1
+        assert np.abs(after.rgb / scale - imresize(before.rgb, 3) / scale).mean() < 20

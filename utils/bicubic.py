@@ -1,4 +1,4 @@
-"""MATLAB's imresize(image, scale, 'bicubic'), to the last bit of its 8-bit output."""
+"""MATLAB's imresize(image, scale, 'bicubic'), to the last bit of its integer output."""
 
 from fractions import Fraction
 
@@ -35,16 +35,16 @@ def imresize(image: np.ndarray, scale: float | Fraction) -> np.ndarray:
     """Bicubic resize, antialiased when shrinking.
 
     Args:
-        image: (H, W, C) or (H, W) uint8.
+        image: (H, W, C) or (H, W), uint8 or uint16.
         scale: output size over input size; 1/3 shrinks to a third.
     Returns:
-        uint8 of ceil(H·scale) × ceil(W·scale).
+        ceil(H·scale) × ceil(W·scale) of the same type.
     Raises:
-        ValueError: the image is empty or not uint8, or the scale not positive.
+        ValueError: the image is empty or of another type, or the scale not positive.
     Source: MATLAB imresize; Keys, "Cubic convolution interpolation" (1981).
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"imresize takes a non-empty uint8 (H, W[, C]) image, not {image.dtype} {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f"imresize takes a non-empty uint8 or uint16 (H, W[, C]), not {image.dtype} {image.shape}")
     if scale <= 0:
         raise ValueError(f"scale is {scale}; it must be positive")
     exact = Fraction(scale).limit_denominator(1000)
@@ -58,4 +58,4 @@ def imresize(image: np.ndarray, scale: float | Fraction) -> np.ndarray:
             weight = weights[:, tap].reshape(-1, *[1] * (moved.ndim - 1))
             total += weight * moved[indices[:, tap]]
         out = np.moveaxis(total, 0, axis)
-    return np.clip(np.floor(out + 0.5), 0, 255).astype(np.uint8)
+    return np.clip(np.floor(out + 0.5), 0, np.iinfo(image.dtype).max).astype(image.dtype)

@@ -1,0 +1,104 @@
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from conftest import smooth_image
+from PIL import Image, ImageCms
+
+from utils.ensemble import SelfEnsemble
+from utils.photo import ORIENTATION, Photo, read_photo, write_photo
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RGB = smooth_image(12, 17)
+ALPHA = smooth_image(12, 17, seed=1)[..., 0]
+
+
+def deep(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.uint16) * 257
+
+
+@pytest.mark.parametrize("suffix", (".png", ".jpg", ".webp", ".tif", ".bmp"))
+@pytest.mark.parametrize("kind", ("colour", "grey", "alpha", "grey and alpha"))
+@pytest.mark.parametrize("bits", (8, 16))
+def test_what_is_written_is_read_again(tmp_path, suffix, kind, bits):
+    rgb = np.repeat(RGB[..., :1], 3, axis=2) if "grey" in kind else RGB
+    photo = Photo(rgb, ALPHA if "alpha" in kind else None, "grey" in kind, None if suffix == ".bmp" else ICC)
+    if bits == 16:
+        photo = Photo(deep(rgb), None if photo.alpha is None else deep(ALPHA), photo.grey, photo.icc)
+    path = tmp_path / f"a{suffix}"
+    if (bits == 16 and suffix not in (".png", ".tif")) or ("alpha" in kind and suffix in (".jpg", ".bmp")):
+        with pytest.raises(ValueError, match="use one of .png"):
+            write_photo(path, photo)
+        assert not path.exists()
+        return
+    write_photo(path, photo)
+    again = read_photo(path)
+    assert again.rgb.dtype == photo.rgb.dtype and again.icc == photo.icc
+    lossy = suffix in (".jpg", ".webp")
+    if not (suffix == ".webp" and kind == "grey"):  # WebP has no grey
+        assert again.grey == photo.grey or (lossy and "alpha" in kind)
+    difference = np.abs(again.rgb.astype(float) - photo.rgb).mean()
+    assert difference < (6 if lossy else 1e-9)
+    assert (again.alpha is None) == (photo.alpha is None)
+    if photo.alpha is not None:
+        assert np.array_equal(again.alpha, photo.alpha)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", (".jpg", ".png", ".webp", ".tif"))
+def test_exif_orientation_turns_the_image_upright(tmp_path, orientation, suffix):
+    """Against Pillow's reading of the same file."""
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    options = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(RGB).save(tmp_path / f"a{suffix}", exif=exif, **options)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"a{suffix}")))
+    read = read_photo(tmp_path / f"a{suffix}").rgb
+    assert read.shape == upright.shape and np.abs(read.astype(int) - upright).max() <= (3 if suffix == ".jpg" else 0)
+
+
+def test_other_kinds_of_alpha(tmp_path):
+    Image.fromarray(np.dstack((ALPHA, ALPHA))).save(tmp_path / "grey.tif")
+    photo = read_photo(tmp_path / "grey.tif")
+    assert np.array_equal(photo.alpha, ALPHA) and photo.grey
+    palette = Image.fromarray(RGB).quantize(16)
+    palette.save(tmp_path / "palette.png", transparency=3)
+    assert set(np.unique(read_photo(tmp_path / "palette.png").alpha)) <= {0, 255}
+
+
+def test_what_cannot_be_read_says_why(tmp_path):
+    tifffile.imwrite(tmp_path / "float.tif", np.zeros((4, 4, 3), np.float32), photometric="rgb")
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "empty.png").write_bytes(b"")
+    cv2.imwrite(str(tmp_path / "whole.png"), RGB)
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
+    for name, says in (
+        ("float.tif", "float32 samples"),
+        ("text.png", "not an"),
+        ("empty.png", "not an"),
+        ("half.png", "not"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            read_photo(tmp_path / name)
+
+
+def test_an_image_too_large_for_its_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="do not fit .webp"):
+        write_photo(tmp_path / "a.webp", Photo(np.zeros((1, 17000, 3), np.uint8)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ensemble_averages_eight_views():
+    class Position(torch.nn.Module):
+        """Adds what row a pixel is in: only turning tells rows from columns."""
+
+        def forward(self, x):
+            return x + torch.arange(x.shape[2]).reshape(1, 1, -1, 1)
+
+    x = torch.rand(1, 3, 4, 6)
+    torch.testing.assert_close(SelfEnsemble(Position())(x), x + (1.5 + 2.5) / 2)
+    equivariant = torch.nn.Upsample(scale_factor=3, mode="nearest")
+    torch.testing.assert_close(SelfEnsemble(equivariant)(x), equivariant(x))

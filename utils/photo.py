@@ -1,0 +1,133 @@
+"""Photos as people keep them: grey, alpha, 16 bits, EXIF orientation and ICC profile survive reading and writing."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from utils.files import atomic_path
+from utils.images import IMAGE_SUFFIXES
+
+ORIENTATION = 274  # EXIF tag
+UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x.swapaxes(0, 1)[:, ::-1],
+    7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda x: x.swapaxes(0, 1)[::-1],
+}
+HOLDS_16_BITS = (".png", ".tif", ".tiff")
+HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An upright image.
+
+    Attributes:
+        rgb: (H, W, 3) uint8 or uint16; three equal channels where `grey`.
+        alpha: (H, W) of the same type, or None.
+        icc: its colour profile, or None.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+    grey: bool = False
+    icc: bytes | None = None
+
+
+def read_photo(path: Path) -> Photo:
+    """Decodes one image file.
+
+    Raises:
+        ValueError: not an image, truncated, or of other samples than 8 and 16 bits; the message does not name the file.
+    """
+    data = Path(path).read_bytes()
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            orientation, icc = header.getexif().get(ORIENTATION, 1), header.info.get("icc_profile")
+            transparent = header.has_transparency_data
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        orientation, icc, transparent = 1, None, False  # OpenCV may know it all the same
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error as error:
+        raise ValueError(f"cannot be decoded: {error.err}") from error
+    if image is None:
+        raise ValueError("not an image, or truncated")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{image.dtype} samples; convert it to 8 or 16 bits")
+    is_tiff = data[:2] in (b"II", b"MM")
+    if is_tiff and transparent and image.dtype == np.uint8:  # OpenCV multiplies by alpha, or leaves it out
+        with Image.open(io.BytesIO(data)) as whole:
+            image = cv2.cvtColor(np.array(whole.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+    if orientation in UPRIGHT and not is_tiff:  # both libraries turn TIFFs themselves
+        image = np.ascontiguousarray(UPRIGHT[orientation](image))
+    if image.ndim == 2:
+        return Photo(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), grey=True, icc=icc)
+    alpha = image[:, :, 3].copy() if image.shape[2] == 4 else None
+    rgb = cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2RGB)
+    grey = alpha is not None and bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
+    return Photo(rgb, alpha, grey, icc)
+
+
+def check_holds(suffix: str, photo: Photo) -> None:
+    """Refuses a file format that would lose part of a photo.
+
+    Raises:
+        ValueError: it cannot be written, has no alpha or no 16 bits; says which has.
+    """
+    if suffix not in IMAGE_SUFFIXES:
+        raise ValueError(f"cannot write {suffix or 'a file without suffix'}: use one of {', '.join(IMAGE_SUFFIXES)}")
+    if photo.rgb.dtype == np.uint16 and suffix not in HOLDS_16_BITS:
+        raise ValueError(f"{suffix} holds no 16-bit samples: use one of {', '.join(HOLDS_16_BITS)}")
+    if photo.alpha is not None and suffix not in HOLDS_ALPHA:
+        raise ValueError(f"{suffix} holds no alpha: use one of {', '.join(HOLDS_ALPHA)}")
+
+
+def write_photo(path: Path, photo: Photo) -> None:
+    """Encodes by the file's suffix; the file is whole or absent.
+
+    A grey photo is written as grey, the mean of its channels; with alpha as RGBA. BMP holds no profile.
+
+    Raises:
+        ValueError: a format that cannot hold the photo, or not at its size.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    check_holds(suffix, photo)
+    image = photo.rgb
+    if photo.grey:
+        image = np.rint(image.mean(axis=2)).astype(image.dtype)
+        image = image if photo.alpha is None else np.stack([image] * 3, axis=2)
+    if photo.alpha is not None:
+        image = np.dstack((image, photo.alpha))
+    with atomic_path(path) as temporary:
+        if suffix in (".tif", ".tiff"):
+            extra = ["unassalpha"] if photo.alpha is not None else None
+            kind = "minisblack" if image.ndim == 2 else "rgb"
+            tifffile.imwrite(
+                temporary, image, photometric=kind, extrasamples=extra, iccprofile=photo.icc, compression="zlib"
+            )
+        else:
+            temporary.write_bytes(_encode(suffix, image, photo.icc))
+
+
+def _encode(suffix: str, image: np.ndarray, icc: bytes | None) -> bytes:
+    codes = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+    code = codes[2 if image.ndim == 2 else image.shape[2]]
+    image = image if code is None else cv2.cvtColor(image, code)
+    profile = {cv2.IMAGE_METADATA_ICCP: np.frombuffer(icc, np.uint8)} if icc and suffix != ".bmp" else {}
+    try:
+        ok, data = cv2.imencodeWithMetadata(suffix, image, list(profile), list(profile.values()))
+    except cv2.error:  # such as a WebP of more than 16383 pixels a side
+        ok = False
+    if not ok:
+        raise ValueError(f"{image.shape[1]}×{image.shape[0]} pixels do not fit {suffix}; use .png")
+    return data.tobytes()
