@@ -33,6 +33,7 @@ from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
+from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -81,6 +82,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     upscaling.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
     upscaling.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
     upscaling.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
+    elsewhere = parser.add_argument_group("elsewhere")
+    elsewhere.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
+    elsewhere.add_argument(
+        "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     if args.cost_only and not args.model:
@@ -107,6 +113,10 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--cost-only takes --model, --nf, --modules, --scale and --json alone")
     if args.all and (args.checkpoint or args.model or args.input or args.compare or args.csv or args.publish):
         parser.error("--all scores what is in checkpoint/ and nothing else")
+    if args.backend == "onnxruntime" and not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
+        parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
+    if args.export and (args.backend != "torch" or args.all or args.publish or args.input or args.compare):
+        parser.error("--export takes the network alone: --checkpoint, and --model and its sizes")
     if args.plot and not args.all:
         parser.error("--plot goes with --all")
     if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
@@ -149,8 +159,8 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     """Scores one network; the keys are those of --json, and `images`, the benchmark's name."""
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
-    flops_g, params_m = count_cost(model)
-    scores = evaluate(model.to(args.device), tqdm(benchmark, leave=False, disable=None), scale, protocol)
+    flops_g, params_m = count_cost(getattr(model, "layout", model))
+    scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
     if args.csv:
         write_csv(args.csv, scores)
     return {
@@ -163,8 +173,17 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     }
 
 
-def score_file(checkpoint: Path, args: argparse.Namespace) -> dict:
-    model, metadata = load_model(checkpoint, args.model, **sizes(args))
+def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
+    """The network of --checkpoint on --device, and its metadata."""
+    if args.backend == "onnxruntime":
+        model = OnnxNetwork(args.checkpoint)
+        return model, model.metadata
+    model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
+    return model.to(args.device), metadata
+
+
+def score_file(args: argparse.Namespace) -> dict:
+    model, metadata = open_network(args)
     return score(model, metadata, open_benchmark(args, metadata["hyperparameters"]["scale"]), args, args.protocol)
 
 
@@ -234,7 +253,7 @@ def score_all(args: argparse.Namespace) -> None:
         scale = metadata["hyperparameters"]["scale"]
         if scale not in benchmarks:
             benchmarks[scale] = open_benchmark(args, scale)
-        results.append(score(model, metadata, benchmarks[scale], args, args.protocol))
+        results.append(score(model.to(args.device), metadata, benchmarks[scale], args, args.protocol))
     if args.plot:
         if not all(map(is_reports_benchmark, results)):
             raise DataError("--plot draws Set5 ×3 by the course protocol; this is not that")
@@ -248,7 +267,7 @@ def score_all(args: argparse.Namespace) -> None:
 
 def publish(args: argparse.Namespace) -> None:
     """Copies --checkpoint to checkpoint/ with its metrics: Set5 by both protocols, --benchmark by the paper's."""
-    model, metadata = load_model(args.checkpoint)
+    model, metadata = open_network(args)
     if not metadata.get("commands"):
         raise CheckpointError(
             f"{args.checkpoint} does not say how it was trained; give a best.safetensors of train.py's"
@@ -374,15 +393,17 @@ def run(args: argparse.Namespace) -> int:
         score_all(args)
     elif args.publish:
         publish(args)
+    elif args.export:
+        model, metadata = open_network(args)
+        print(f"{args.export}: differs from PyTorch by {export_onnx(model.cpu(), args.export, metadata):.1e} at most")
     elif args.compare:
-        model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
-        compare(model.to(args.device), metadata["hyperparameters"]["scale"], args)
+        model, metadata = open_network(args)
+        compare(model, metadata["hyperparameters"]["scale"], args)
     elif args.input:
-        model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
-        model = SelfEnsemble(model) if args.ensemble else model
-        return upscale(model.to(args.device), metadata["hyperparameters"]["scale"], args)
+        model, metadata = open_network(args)
+        return upscale(SelfEnsemble(model) if args.ensemble else model, metadata["hyperparameters"]["scale"], args)
     else:
-        result = score_file(args.checkpoint or DEFAULT_CHECKPOINT, args)
+        result = score_file(args)
         print(to_json(result) if args.json else format_sheet(result))
     return 0
 

@@ -3,6 +3,7 @@
     python png2npy.py --pathFrom DIV2K --pathTo DIV2K_decoded
     python png2npy.py --pathFrom Flickr2K --pathTo Flickr2K_decoded
     python png2npy.py --pathFrom Flickr2K --pathTo Flickr2K_decoded --make-lr 3   # LR was not downloaded
+    python png2npy.py --check DIV2K_decoded                                       # is it all there?
 
 The tree is mirrored, one .npy an image. Files that are done are skipped, so a stopped run goes on where it was;
 an image changed since is done again. What cannot be used is named at the end, and the exit code is then 1.
@@ -29,17 +30,26 @@ Job = tuple[Path, Path, int | None]  # image, .npy to write, scale to shrink by 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pathFrom", type=Path, required=True, help="tree of images, such as DIV2K")
-    parser.add_argument("--pathTo", type=Path, required=True, help="tree of .npy files to write")
+    parser.add_argument("--pathFrom", type=Path, help="tree of images, such as DIV2K")
+    parser.add_argument("--pathTo", type=Path, help="tree of .npy files to write")
+    parser.add_argument("--check", type=Path, metavar="DIR", help="verify a decoded tree instead: files, pairs, sizes")
     parser.add_argument(
         "--make-lr", type=int, choices=(2, 3, 4), help="also write X_LR_bicubic/X{N} for each X_HR, where missing"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
     args = parser.parse_args(argv)
-    if not args.pathFrom.is_dir():
-        parser.error(f"--pathFrom {args.pathFrom} is not a folder")
     if args.workers < 1:
         parser.error(f"--workers {args.workers}: needs at least 1")
+    if args.check:
+        if args.pathFrom or args.pathTo or args.make_lr:
+            parser.error("--check stands alone")
+        if not args.check.is_dir():
+            parser.error(f"--check {args.check} is not a folder")
+        return args
+    if not (args.pathFrom and args.pathTo):
+        parser.error("--pathFrom and --pathTo are both needed, or --check")
+    if not args.pathFrom.is_dir():
+        parser.error(f"--pathFrom {args.pathFrom} is not a folder")
     return args
 
 
@@ -111,8 +121,60 @@ def run(jobs: list[Job], workers: int) -> list[str]:
     return natsorted(problems)
 
 
+def read_size(npy: Path) -> tuple[int, int] | str:
+    """(H, W) of a decoded image whose every byte was read, or what is wrong with it."""
+    try:
+        array = np.load(npy, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        return f"{npy}: not a whole .npy file ({error})"
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        return f"{npy}: holds {array.dtype} {array.shape}, not uint8 (H, W, 3)"
+    return array.shape[:2]
+
+
+def check_tree(root: Path, workers: int) -> int:
+    """Reads every file, counts each folder, and compares LR folders with their HR; returns the exit code."""
+    files = natsorted(root.rglob("*.npy"), key=str)
+    if not files:
+        return report([f"{root}: holds no .npy files"])
+    with ThreadPoolExecutor(workers) as pool:
+        sizes = dict(zip(files, tqdm(pool.map(read_size, files), total=len(files), unit="image")))
+    problems = [size for size in sizes.values() if isinstance(size, str)]
+    folders = natsorted({file.parent for file in files}, key=str)
+    for folder in folders:
+        print(f"{sum(file.parent == folder for file in files):6} {folder.relative_to(root)}")
+        if folder.name.startswith("X") and folder.name[1:].isdigit() and folder.parent.name.endswith("_LR_bicubic"):
+            hr_folder = folder.parent.with_name(folder.parent.name.removesuffix("_LR_bicubic") + "_HR")
+            problems += check_pairs(hr_folder, folder, int(folder.name[1:]), sizes)
+    problems += [
+        f"{folder}: has no LR images; png2npy.py --make-lr makes them"
+        for folder in folders
+        if folder.name.endswith("_HR")
+        and not (folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic").is_dir()
+    ]
+    print(f"{len(files)} files, {len(problems)} problems: {root}")
+    return report(problems)
+
+
+def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, tuple[int, int] | str]) -> list[str]:
+    """What is wrong between the readable files of an HR and an LR folder."""
+    hr = {file.stem: size for file, size in sizes.items() if file.parent == hr_folder}
+    lr = {file.stem.removesuffix(f"x{scale}"): size for file, size in sizes.items() if file.parent == lr_folder}
+    problems = [f"{hr_folder / name}.npy: no partner in {lr_folder}" for name in natsorted(hr.keys() - lr.keys())]
+    problems += [f"{lr_folder}: {name} has no partner in {hr_folder}" for name in natsorted(lr.keys() - hr.keys())]
+    for name in natsorted(hr.keys() & lr.keys()):
+        if not isinstance(hr[name], str) and not isinstance(lr[name], str):
+            (height, width), (lr_height, lr_width) = hr[name], lr[name]
+            if (height, width) != (scale * lr_height, scale * lr_width):
+                expected = f"{scale} times the {lr_width}×{lr_height} of {lr_folder}"
+                problems.append(f"{hr_folder / name}.npy: {width}×{height}, not {expected}")
+    return problems
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.check:
+        return check_tree(args.check, args.workers)
     jobs = decoding_jobs(args.pathFrom, args.pathTo)
     if not jobs:
         print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)

@@ -190,6 +190,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--cost-only"], "needs --model"),
         (["--cost-only", "--model", "IMDN", "--csv", "a"], "alone"),
         (["--tile", "0"], "needs at least 1"),
+        (["--backend", "onnxruntime"], "needs --checkpoint"),
+        (["--export", "a.onnx", "--all"], "takes the network alone"),
         (["--input", "a.png"], "go together"),
         (["--all", "--checkpoint", "a"], "--all"),
         (["--plot", "a.png"], "--plot goes with --all"),
@@ -358,3 +360,15 @@ def test_grey_alpha_and_16_bits_survive_upscaling(published):
         assert after.grey == before.grey and (after.alpha is None) == (before.alpha is None)
         scale = 257 if before.rgb.dtype == np.uint16 else 1
         assert np.abs(after.rgb / scale - imresize(before.rgb, 3) / scale).mean() < 20
+
+
+def test_export_and_onnxruntime(set5, capsys):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    assert run("--export", "tiny.onnx") == 0
+    assert "tiny.onnx: differs from PyTorch by" in capsys.readouterr().out
+    ours, theirs = run_json(capsys), run_json(capsys, "--backend", "onnxruntime", "--checkpoint", "tiny.onnx")
+    assert theirs["average_psnr_db"] == pytest.approx(ours["average_psnr_db"], abs=0.001)
+    assert (theirs["model"], theirs["flops_g"]) == (ours["model"], ours["flops_g"])
+    flags = ["--backend", "onnxruntime", "--checkpoint", "tiny.onnx", "--input", "Set5/LRbicx3", "--output", "out"]
+    assert run(*flags, "--ensemble") == 0 and len(list(Path("out").iterdir())) == 5

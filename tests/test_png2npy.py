@@ -1,4 +1,5 @@
 import os
+import shutil
 import struct
 import zlib
 
@@ -158,3 +159,42 @@ def test_decoding_beside_the_images(tmp_path):
     write_rgb(tmp_path / "a.png", smooth_image(6, 6))
     assert png2npy.main(["--pathFrom", str(tmp_path), "--pathTo", str(tmp_path)]) == 0
     assert (tmp_path / "a.npy").exists()
+
+
+def test_check_counts_what_is_whole(decoded, capsys):
+    assert png2npy.main(["--check", str(decoded)]) == 0
+    out = capsys.readouterr().out
+    assert "     3 DIV2K_train_HR\n     3 DIV2K_train_LR_bicubic/X3\n" in out and "10 files, 0 problems" in out
+
+
+def test_check_names_everything_that_is_wrong(decoded, capsys):
+    hr, lr = decoded / "DIV2K_train_HR", decoded / "DIV2K_train_LR_bicubic/X3"
+    data = (hr / "0001.npy").read_bytes()
+    (hr / "0001.npy").write_bytes(data[:-1])
+    np.save(hr / "0002.npy", np.zeros((45, 60, 3), np.uint8))
+    (lr / "0010x3.npy").unlink()
+    np.save(lr / "0011x3.npy", np.zeros((3, 3), np.uint8))
+    shutil.rmtree(decoded / "DIV2K_valid_LR_bicubic")
+    assert png2npy.main(["--check", str(decoded)]) == 1
+    err = capsys.readouterr().err
+    for named in (
+        "0001.npy: not a whole .npy file",
+        "0002.npy: 60×45, not 3 times the 20×16",
+        "0010.npy: no partner",
+        "X3: 0011 has no partner",
+        "0011x3.npy: holds uint8 (3, 3)",
+        "DIV2K_valid_HR: has no LR images",
+    ):
+        assert named in err
+
+
+@pytest.mark.parametrize("flags", ([], ["--pathFrom", "a"], ["--check", "nowhere"], ["--check", ".", "--pathTo", "b"]))
+def test_flags_that_make_no_sense(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        png2npy.main(flags)
+    assert stopped.value.code == 2
+
+
+def test_check_of_an_empty_tree(tmp_path, capsys):
+    assert png2npy.main(["--check", str(tmp_path)]) == 1
+    assert "holds no .npy files" in capsys.readouterr().err

@@ -14,6 +14,7 @@ class SelfEnsemble(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.device = getattr(model, "device", None)
 
     def forward(self, x: Tensor) -> Tensor:
         total = 0

@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
-    device = next(model.parameters()).device
+    device = getattr(model, "device", None) or next(model.parameters()).device
     scores = []
     for name, lr, hr in images:
         try:

@@ -145,7 +145,7 @@ def super_resolve(
     Raises:
         ValueError: a tile not longer than its overlaps.
     """
-    device = next(model.parameters()).device
+    device = getattr(model, "device", None) or next(model.parameters()).device
     height, width = image.shape[:2]
     margin = receptive_margin(model)
     longest = tile or max(min(math.isqrt(TILE_BYTES // bytes_per_pixel(model)), 1024), 4 * margin + 32)
