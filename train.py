@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from utils.evaluation import evaluate
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, keep_freed_memory
 from utils.metrics import psnr_rgb
-from utils.plots import draw_plots
+from utils.plots import draw_panel, draw_plots
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
 
@@ -130,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
     run.add_argument("--channels-last", action=switch, default=True)
     run.add_argument("--eval-every", type=int, default=1, help="epochs")
+    run.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
     run.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
     run.add_argument(
         "--resume", type=Path, help="training state to go on from; its flags hold but for those of the machine"
@@ -281,10 +282,31 @@ def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argpars
 
 
 def score(model: nn.Module, set5: BenchmarkSet, ranks: Ranks, args: argparse.Namespace) -> float:
-    """Mean RGB PSNR over Set5 by the course protocol, dB."""
+    """Mean RGB PSNR over Set5 by the course protocol, dB; the first rank draws its images beside the plots."""
     scores = evaluate(model, ranks.share(set5.items), args.scale)
+    if ranks.is_first:
+        draw_panel([(s.name, s.sr, s.psnr_db) for s in scores], Path(args.save_dir) / "panel.png")
     total, count = ranks.sum((sum(s.psnr_db for s in scores), len(scores)), args.device)
     return total / count
+
+
+def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
+    """Writes log entries to --save-dir/tensorboard, or nothing without --tensorboard."""
+    if not args.tensorboard:
+        return lambda entry: None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError("--tensorboard needs the package: pip install tensorboard") from error
+    writer = SummaryWriter(Path(args.save_dir) / "tensorboard")
+
+    def write(entry: dict) -> None:
+        for name in ("learning_rate", "train_loss", "valid_psnr_db", "set5_psnr_db"):
+            if entry[name] is not None:
+                writer.add_scalar(name, entry[name], entry["iteration"])
+        writer.flush()
+
+    return write
 
 
 def place(train: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> PairedPatches | DevicePatches:
@@ -492,6 +514,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
         )
 
+        log_to_tensorboard = open_tensorboard(args)
+
     # loop
     called = accelerate(model, ranks, args)
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
@@ -518,6 +542,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         if ranks.is_first:
             description = describe_run(run, args, len(train_set.pairs), gflops, mparams)
             save(model, ema, optimizer, run, is_best, description, args)
+            log_to_tensorboard(entry)
             print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
     return run.history[-1]
 

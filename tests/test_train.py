@@ -362,3 +362,19 @@ def test_a_set_without_training_images_is_named(decoded, tmp_path):
     (tmp_path / "Flickr2K_decoded").mkdir()
     with pytest.raises(SystemExit, match="no training images in .*Flickr2K_decoded.*Download"):
         train.main([*TINY, "--data", str(decoded), str(tmp_path / "Flickr2K_decoded")])
+
+
+def test_set5_is_drawn_and_tensorboard_written(decoded, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    for name in ("a", "b"):
+        write_rgb(tmp_path / f"Set5/original/{name}.png", smooth_image(24, 27))
+        write_rgb(tmp_path / f"Set5/LRbicx3/{name}.png", smooth_image(8, 9))
+    run(decoded, tmp_path / "run", "--epochs", "1", "--set5", str(tmp_path / "Set5"), "--tensorboard")
+    assert (tmp_path / "run/panel.png").exists() and (tmp_path / "run/set5.png").exists()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    (entry,) = [json.loads(line) for line in (tmp_path / "run/log.jsonl").open()]
+    assert set(events.Tags()["scalars"]) == {"learning_rate", "train_loss", "valid_psnr_db", "set5_psnr_db"}
+    assert events.Scalars("set5_psnr_db")[0].value == pytest.approx(entry["set5_psnr_db"], rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from utils.metrics import crop_to, mse_255, psnr_rgb, psnr_y, ssim_y
+from utils.metrics import crop_to, mse_255, psnr_rgb, psnr_y, quantise, ssim_y
 from utils.tiling import course_tiled
 
 PROTOCOLS = ("course", "paper")
@@ -16,12 +16,13 @@ PROTOCOLS = ("course", "paper")
 
 @dataclass
 class Score:
-    """One image's figures; ssim is measured by the paper protocol only."""
+    """One image's figures; ssim is measured by the paper protocol only, sr (H, W, 3) kept by the course's."""
 
     name: str
     psnr_db: float
     mse: float
     ssim: float | None = None
+    sr: np.ndarray | None = None
 
 
 def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -56,7 +57,8 @@ def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, prot
     if protocol == "course":
         sr = course_tiled(model, lr, scale)
         hr = crop_to(hr, sr)
-        return Score(name, psnr_rgb(sr, hr).item(), mse_255(sr, hr).item())
+        image = quantise(sr)[0].byte().permute(1, 2, 0).cpu().numpy()
+        return Score(name, psnr_rgb(sr, hr).item(), mse_255(sr, hr).item(), sr=image)
     sr = model(lr)
     hr = crop_to(hr, sr)
     return Score(name, psnr_y(sr, hr, border=scale).item(), mse_255(sr, hr).item(), ssim_y(sr, hr, border=scale).item())

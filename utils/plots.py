@@ -1,8 +1,10 @@
 """The report's four plots, drawn from the log alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -15,6 +17,17 @@ PLOTS = {
     "psnr": ("validation PSNR (dB)", "valid_psnr_db"),
     "set5": ("Set5 PSNR, RGB (dB)", "set5_psnr_db"),
 }
+
+
+def draw_panel(images: Sequence[tuple[str, np.ndarray, float]], path: Path) -> None:
+    """Draws (name, (H, W, 3) uint8, PSNR in dB) side by side."""
+    figure, axes = plt.subplots(1, len(images), figsize=(3 * len(images), 3.3), layout="constrained", squeeze=False)
+    for axis, (name, image, psnr_db) in zip(axes[0], images):
+        axis.imshow(image)
+        axis.set(title=name, xlabel=f"{psnr_db:.2f} dB", xticks=[], yticks=[])
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)
 
 
 def draw_plots(entries: list[dict], folder: Path) -> None:
