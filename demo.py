@@ -41,6 +41,7 @@ from utils.photo import Photo, check_holds, read_photo, write_photo
 from utils.pictures import draw_comparison, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table
 from utils.tiling import super_resolve
+from utils.web import Upscaler, build_page, serve
 
 PUBLISHED = Path(__file__).parent / "checkpoint"
 DEFAULT_CHECKPOINT = PUBLISHED / "IMDN_dw_nf40_m6_x3.safetensors"
@@ -84,6 +85,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     upscaling.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
     elsewhere = parser.add_argument_group("elsewhere")
     elsewhere.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
+    elsewhere.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
+    elsewhere.add_argument("--port", type=int, help="of --web (default: the first free one from 7860)")
     elsewhere.add_argument(
         "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
     )
@@ -115,6 +118,8 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--all scores what is in checkpoint/ and nothing else")
     if args.backend == "onnxruntime" and not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
         parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
+    if args.web and (args.all or args.publish or args.input or args.compare or args.export):
+        parser.error("--web takes --checkpoint, --port and how to upscale, nothing else")
     if args.export and (args.backend != "torch" or args.all or args.publish or args.input or args.compare):
         parser.error("--export takes the network alone: --checkpoint, and --model and its sizes")
     if args.plot and not args.all:
@@ -386,6 +391,20 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     draw_comparison(args.compare, panels, crop, shape)
 
 
+def open_page(args: argparse.Namespace):
+    """The page with every network of checkpoint/, or that of --checkpoint."""
+    files = [args.checkpoint] if args.checkpoint else sorted(PUBLISHED.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{PUBLISHED} holds no weights")
+    return build_page({file.stem: upscaler(*load_model(file, args.model, **sizes(args)), args) for file in files})
+
+
+def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upscaler:
+    scale = metadata["hyperparameters"]["scale"]
+    model = model.to(args.device)
+    return lambda photo: (upscale_photo(model, scale, photo, args), scale)
+
+
 def run(args: argparse.Namespace) -> int:
     if args.cost_only:
         print_cost(args)
@@ -393,6 +412,8 @@ def run(args: argparse.Namespace) -> int:
         score_all(args)
     elif args.publish:
         publish(args)
+    elif args.web:
+        serve(open_page(args), args.port)
     elif args.export:
         model, metadata = open_network(args)
         print(f"{args.export}: differs from PyTorch by {export_onnx(model.cpu(), args.export, metadata):.1e} at most")
@@ -412,6 +433,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         return run(args)
+    except ImportError as error:
+        print(f"error: {error}; install it with: pip install {error.name}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 1
