@@ -128,3 +128,13 @@ def test_published_weights_say_how_they_were_made(path):
     assert metadata["data"]["note"] and {"Set5 course", "Set5 paper"} <= metadata["metrics"].keys()
     for leg in metadata["commands"]:
         assert leg["command"].startswith("python train.py") and re.fullmatch(r"[0-9a-f]{40}", leg["commit"])
+
+
+def test_the_chinese_readme_holds_the_same_commands_figures_and_tables():
+    chinese = (REPOSITORY / "README.zh-TW.md").read_text(encoding="utf-8")
+    english = README.split("## Citations")[0]
+    blocks, results = (re.compile(p, re.S) for p in (r"```.*?```", r"<!-- results -->.*?<!-- /results -->"))
+    for pattern in (blocks, results):
+        assert pattern.findall(chinese) == pattern.findall(english)
+    figures = [sorted(re.findall(r"\d[\d.,]*\d|\d", blocks.sub("", text))) for text in (english, chinese)]
+    assert figures[0] == figures[1]
