@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from models import build_model, complete_hyperparameters
@@ -63,7 +63,7 @@ def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
     """
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(metadata)})
+        temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata)}))
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:

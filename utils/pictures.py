@@ -65,25 +65,21 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     axes.scatter(
         *zip(*((cost, psnr_db) for cost, _, psnr_db in REPORT.values())), marker="x", color="0.45", label="report"
     )
-    for (name, nf, modules), (cost, _, psnr_db) in REPORT.items():
-        axes.annotate(
-            f"{name} {nf}/{modules}",
-            (cost, psnr_db),
-            fontsize=6,
-            color="0.45",
-            xytext=(4, 3),
-            textcoords="offset points",
-        )
+    beside = {"ha": "left", "va": "center", "xytext": (6, 0)}, {"ha": "right", "va": "center", "xytext": (-6, 0)}
+    by_psnr = sorted(REPORT.items(), key=lambda row: row[1][2])
+    for i, ((name, nf, modules), (cost, _, psnr_db)) in enumerate(by_psnr):  # neighbours on either side
+        label = f"{name} {nf}/{modules}"
+        axes.annotate(label, (cost, psnr_db), fontsize=6, color="0.45", textcoords="offset points", **beside[i % 2])
     points = [(result["flops_g"], result["average_psnr_db"]) for result in results]
     axes.scatter(*zip(*points), color="tab:red", label="this repository", zorder=3)
     for result, point in zip(results, points):
         name = "{} {nf}/{num_modules}".format(result["model"], **result["hyperparameters"])
-        axes.annotate(name, point, fontsize=6, color="tab:red", xytext=(4, -8), textcoords="offset points")
+        axes.annotate(name, point, fontsize=6, color="tab:red", textcoords="offset points", **beside[0])
     axes.axvline(
         BUDGET_GFLOPS, linestyle=":", color="tab:blue", label=f"budget: {BUDGET_GFLOPS} G, {BUDGET_PSNR_DB} dB"
     )
     axes.axhline(BUDGET_PSNR_DB, linestyle=":", color="tab:blue")
-    axes.set(xscale="log", xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
+    axes.set(xscale="log", xlim=(1.5, 150), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="lower right")
     _save(figure, path)
