@@ -1,5 +1,6 @@
 """The README is held to the code: every command in it runs here, small, and its table is that of the weights."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -25,6 +26,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PUBLISHED = sorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
+SMALL_BENCHMARKS = {
+    "loader": ["--images", "1", "--batches", "2", "--batch", "2", "--workers", "1"],
+    "training": ["--rounds", "1", "--largest-batch", "1"],
+    "inference": ["--rounds", "1", "--largest-width", "60"],
+}
 TRAINED = "runs/IMDN_dw_nf40_m6_x3"
 
 fenced = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
@@ -71,6 +77,9 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
     if launcher == "torchrun":  # test_distributed.py runs several processes
         flags = flags[flags.index("train.py") :]
     script, *flags = flags
+    if script == "-m":
+        benchmark = importlib.import_module(flags.pop(0))
+        return benchmark.main([*flags, *SMALL_BENCHMARKS[benchmark.__name__.split(".")[-1]], "--device", "cpu"])
     if script == "-c":  # a path inside another command
         return
     assert launcher in ("python", "torchrun")

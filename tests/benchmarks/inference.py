@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import resource
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -49,12 +50,13 @@ def measure(queue, network: tuple[str, int, int], width: int, height: int, way: 
     queue.put(json.dumps({"seconds": time, "peak_mb": peak / 2**20}))
 
 
-def main() -> None:
-    args = parse_args(__doc__, rounds=3)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv, __doc__, rounds=3, largest_width=3840)
     context = multiprocessing.get_context("spawn")
+    sizes = [size for size in SIZES if size[0] <= args.largest_width] or [(args.largest_width, args.largest_width)]
     rows = []
     for network in NETWORKS:
-        for width, height in SIZES:
+        for width, height in sizes:
             found = {}
             for way in ("whole", "tiles"):
                 queue = context.Queue()

@@ -6,7 +6,7 @@ python -m tests.benchmarks.loader
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,8 @@ def rate(batches: Iterator, batch_size: int, warm_up: int, count: int, convert: 
     return count * batch_size / (time.perf_counter() - start)
 
 
-def main() -> None:
-    args = parse_args(__doc__, images=24, batch=16, batches=200, workers=2)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv, __doc__, images=24, batch=16, batches=200, workers=2)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "DIV2K_decoded"

@@ -3,6 +3,8 @@
 python -m tests.benchmarks.training
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -80,8 +82,8 @@ def engine_step(name: str, nf: int, modules: int, batch: int, device: str, optim
     return run
 
 
-def main() -> None:
-    args = parse_args(__doc__, rounds=8, largest_batch=64)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv, __doc__, rounds=8, largest_batch=64)
     if args.device == "cpu":
         keep_freed_memory()
     rows = []
