@@ -437,7 +437,7 @@ class Run:
 
     Attributes:
         base: what the weights had behind them where --init names a file: iterations and hours.
-        commands: each leg's command and commit.
+        commands: each leg's command, commit and the iteration it began at.
         seconds: of this run's earlier legs.
     """
 
@@ -505,7 +505,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         )
     if run.epoch >= args.epochs:
         raise TrainingError(f"this run has ended at epoch {run.epoch}; give --epochs above that to go on")
-    run.commands.append({"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()})
+    leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
+    run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
     gflops, mparams = count_cost(model)
     if ranks.is_first:
         print(

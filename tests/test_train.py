@@ -271,7 +271,8 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     for a, b in zip(before[0].parameters(), after[0].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     assert after[1]["iterations"] == before[1]["iterations"] + 3 and after[1]["flags"]["loss"] == "mse"
-    assert len(after[1]["commands"]) == 2 and after[1]["hours"] >= before[1]["hours"]
+    assert [leg["from_iteration"] for leg in after[1]["commands"]] == [0, before[1]["iterations"]]
+    assert after[1]["hours"] >= before[1]["hours"]
     run(decoded, tmp_path / "deeper", "--epochs", "1", "--modules", "2", *flags)
     assert "tensors start from" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds IMDN_dw, not DRLN_narrow"):
