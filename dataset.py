@@ -381,7 +381,9 @@ class BenchmarkSet:
         Raises:
             DataError: no images, or one that cannot be read or is smaller than the scale.
         """
-        if not folder.is_dir() or not (files := list_images(folder)):
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder")
+        if not (files := list_images(folder)):
             raise DataError(f"{folder} holds no images")
         items = []
         for file in files:

@@ -114,8 +114,9 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     scores_or_upscales = args.checkpoint or args.csv or args.set5 or args.benchmark or args.publish
     if args.cost_only and (scores_or_upscales or args.input or args.compare):
         parser.error("--cost-only takes --model, --nf, --modules, --scale and --json alone")
-    if args.all and (args.checkpoint or args.model or args.input or args.compare or args.csv or args.publish):
-        parser.error("--all scores what is in checkpoint/ and nothing else")
+    for flag in ("checkpoint", "model", "input", "compare", "csv", "publish"):
+        if args.all and getattr(args, flag):
+            parser.error(f"--{flag} does not go with --all, which scores what is in checkpoint/")
     if args.backend == "onnxruntime" and not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
         parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
     if args.web and (args.all or args.publish or args.input or args.compare or args.export):
@@ -153,7 +154,8 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
             print(f"Set5 is not here; fetching it into {root}/", file=sys.stderr)
             fetch_set5(root)
         except DownloadError as error:
-            print(f"Set5 could not be fetched ({error}); scoring on scikit-image's photos instead", file=sys.stderr)
+            print(f"Set5 could not be fetched ({error}); --set5 DIR scores one that is here", file=sys.stderr)
+            print("scoring scikit-image's photos instead", file=sys.stderr)
             return BenchmarkSet.sample(scale)
     if args.protocol == "paper":
         return BenchmarkSet.from_folder(root / "original", scale)
@@ -225,7 +227,7 @@ def format_sheet(result: dict) -> str:
     if "ssim" in result:
         lines += [f"Average SSIM (Y): {result['ssim']:.4f}"]
     lines += [f"FLOPs: {result['flops_g']:.13g} G", f"PARAMS: {result['params_m']:.6f} M"]
-    if result["protocol"] == "course":
+    if result["protocol"] == "course" and result["images"] == "Set5":
         verdict = "missed: " + "; ".join(missed) if missed else "You will get this 10 points."
         lines += [
             f"Budget: {verdict}",
@@ -358,6 +360,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
         except (ValueError, OSError) as error:
             problems.append(error if str(target) in str(error) else f"{source}: {error}")
+    print(f"{len(jobs) - len(problems)} written, {len(problems)} failed: {args.output}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -138,7 +138,7 @@ def check_tree(root: Path, workers: int) -> int:
     if not files:
         return report([f"{root}: holds no .npy files"])
     with ThreadPoolExecutor(workers) as pool:
-        sizes = dict(zip(files, tqdm(pool.map(read_size, files), total=len(files), unit="image")))
+        sizes = dict(zip(files, list(tqdm(pool.map(read_size, files), total=len(files), unit="image"))))
     problems = [size for size in sizes.values() if isinstance(size, str)]
     folders = natsorted({file.parent for file in files}, key=str)
     for folder in folders:

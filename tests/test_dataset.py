@@ -217,6 +217,8 @@ def test_benchmark_from_a_folder(tmp_path):
 def test_benchmark_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(DataError, match="no images"):
         BenchmarkSet.from_folder(tmp_path, 3)
+    with pytest.raises(DataError, match="is not a folder"):
+        BenchmarkSet.from_folder(tmp_path / "nowhere", 3)
     with pytest.raises(DataError, match="LRbicx3"):
         BenchmarkSet.from_set5(tmp_path, 3)
     (tmp_path / "bad.png").write_bytes(b"nothing")

@@ -179,6 +179,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     assert run() == 0
     out, err = capsys.readouterr()
     assert "could not be fetched (no network)" in err and "on scikit-image" in out and "astronaut" in out
+    assert "Budget" not in out and "Kaggle" not in out
     assert not Path("Set5").exists()
     assert run("--all") == 0
     assert "report" not in capsys.readouterr().out
@@ -193,7 +194,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--backend", "onnxruntime"], "needs --checkpoint"),
         (["--export", "a.onnx", "--all"], "takes the network alone"),
         (["--input", "a.png"], "go together"),
-        (["--all", "--checkpoint", "a"], "--all"),
+        (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
         (["--publish"], "needs --checkpoint"),
         (["--data-note", "a"], "goes with --publish"),
@@ -216,7 +217,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
         (["--nf", "12"], "leave that flag out"),
         (["--set5", "nowhere"], "nowhere has no LRbicx3/"),
-        (["--benchmark", "nowhere"], "nowhere holds no images"),
+        (["--benchmark", "nowhere"], "nowhere is not a folder"),
         (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
         (["--input", "nowhere.png", "--output", "a.png"], "nowhere.png does not exist"),
         (["--input", "Set5/original/baby.png", "--output", "a.gif"], "use one of"),

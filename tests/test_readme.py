@@ -59,8 +59,9 @@ def workplace(tmp_path, monkeypatch) -> Path:
     write_decoded(Path("Flickr2K_decoded"), "Flickr2K", ["000001"], (24, 27))
     for name in (*(f"Set5/original/{name}.png" for name in SET5), "B100/a.png", "photo.png", "photos/a.png"):
         write_rgb(Path(name), smooth_image(36, 36))
-    for name in (*(f"Set5/LRbicx3/{name}x3.png" for name in SET5), "small.png"):
+    for name in (*(f"Set5/LRbicx3/{name}x3.png" for name in SET5),):
         write_rgb(Path(name), imresize(smooth_image(36, 36), 1 / 3))
+    write_rgb(Path("small.png"), smooth_image(48, 48))
     torch.save({f"module.{k}": v for k, v in build_model("IMDN", scale=3).state_dict().items()}, "IMDN_x3.pth")
     monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
     monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf40_m6_x3.safetensors")
