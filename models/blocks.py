@@ -78,7 +78,10 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def in_full_precision(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Runs a network's last layers outside autocast: bf16's 8 bits are as coarse as the image."""
+    """Runs a network's first and last layers outside autocast: bf16's 8 bits are as coarse as the image.
+
+    The head's features are added again after the trunk, so they carry the image too.
+    """
     with float32_region(x.device.type):
         return module(full_precision(x))
 

@@ -146,11 +146,14 @@ class MeanShiftedDRLN(nn.Module):
         self.add_mean = mean_shift(+1)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.trunk(self.head(self.subtract_mean(x)))
+        features = self.trunk(in_full_precision(self.take_off, x))
         return in_full_precision(self.put_back, features)
 
     def start_from_interpolation(self) -> None:
         interpolate_at_high_resolution(self)
+
+    def take_off(self, x: Tensor) -> Tensor:
+        return self.head(self.subtract_mean(x))
 
     def put_back(self, features: Tensor) -> Tensor:
         return self.add_mean(self.upsampler(features))

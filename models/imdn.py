@@ -173,7 +173,7 @@ class IMDN(nn.Module):
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.head(x)
+        features = in_full_precision(self.head, x)
         fused = (
             self.fuse_as_they_come(features) if self.fused else self.fusion(torch.cat(self.outputs(features), dim=1))
         )
@@ -229,7 +229,7 @@ class IMDN_RTC(nn.Module):
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.head(x)
+        features = in_full_precision(self.head, x)
         return in_full_precision(self.upsampler, self.trunk_conv(self.blocks(features)) + features)
 
     def start_from_interpolation(self) -> None:

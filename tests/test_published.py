@@ -1,0 +1,51 @@
+"""The weights in checkpoint/, on the course's Set5, by every path."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHARED, needs_shared
+
+from dataset import BenchmarkSet
+from models import load
+from utils.checkpoint import read_weights
+from utils.evaluation import average, evaluate
+
+PUBLISHED = sorted((Path(__file__).resolve().parents[1] / "checkpoint").glob("*.safetensors"))
+
+
+class InHalfPrecision(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(x)
+
+
+def as_modules(model: torch.nn.Module) -> torch.nn.Module:
+    for module in model.modules():
+        if hasattr(module, "fused"):
+            module.fused = False
+    return model
+
+
+PATHS = {
+    "as loaded": (lambda model: model, 0.001),
+    "one module at a time": (as_modules, 0.001),
+    "channels_last": (lambda model: model.to(memory_format=torch.channels_last), 0.001),
+    "bfloat16": (InHalfPrecision, 0.01),
+}
+
+
+@needs_shared("data/set5")
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_weights_score_what_they_say(path, name):
+    change, tolerance = PATHS[name]
+    _, metadata = read_weights(path)
+    set5 = BenchmarkSet.from_set5(SHARED / "data/set5", metadata["hyperparameters"]["scale"])
+    scores = evaluate(change(load(path)), set5, metadata["hyperparameters"]["scale"])
+    measured = average(s.psnr_db for s in scores)
+    assert measured == pytest.approx(metadata["metrics"]["Set5 course"]["average_psnr_db"], abs=tolerance)
