@@ -56,16 +56,21 @@ def address(tmp_path, monkeypatch):
     page.close()
 
 
+def upload(browser, address: str, file: Path) -> WebDriverWait:
+    """Opens the page, drops the file and presses the button."""
+    browser.get(address)
+    wait = WebDriverWait(browser, 60)
+    wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "#upload input[type=file]")).send_keys(str(file))
+    wait.until(lambda b: file.stem in b.find_element(By.ID, "upload").text)
+    browser.find_element(By.ID, "run").click()
+    return wait
+
+
 @needs_chromium
 def test_a_dropped_picture_comes_back_three_times_as_large(browser, address, tmp_path, request):
     assert address.startswith("http://127.0.0.1:")
     write_rgb(tmp_path / "photo.png", smooth_image(40, 50))
-    browser.get(address)
-    wait = WebDriverWait(browser, 60)
-    wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "#upload input[type=file]"))
-    browser.find_element(By.CSS_SELECTOR, "#upload input[type=file]").send_keys(str(tmp_path / "photo.png"))
-    wait.until(lambda b: "photo" in b.find_element(By.ID, "upload").text)
-    browser.find_element(By.ID, "run").click()
+    wait = upload(browser, address, tmp_path / "photo.png")
     told = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "#told textarea").get_attribute("value"))
     assert told.startswith("50×40 → 150×120 in ") and "with IMDN_RTC" in told
     sizes = wait.until(
@@ -85,12 +90,7 @@ def test_a_dropped_picture_comes_back_three_times_as_large(browser, address, tmp
 @needs_chromium
 def test_a_file_that_is_no_picture_is_said_to_be_none(browser, address, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
-    browser.get(address)
-    wait = WebDriverWait(browser, 60)
-    wait.until(lambda b: b.find_element(By.CSS_SELECTOR, "#upload input[type=file]"))
-    browser.find_element(By.CSS_SELECTOR, "#upload input[type=file]").send_keys(str(tmp_path / "text.png"))
-    wait.until(lambda b: "text" in b.find_element(By.ID, "upload").text)
-    browser.find_element(By.ID, "run").click()
+    wait = upload(browser, address, tmp_path / "text.png")
     wait.until(lambda b: "text.png: not an image" in b.find_element(By.TAG_NAME, "body").text)
 
 
