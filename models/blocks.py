@@ -8,6 +8,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.separable import ChainStage, runs_native, separable_chain
+
 SCALES = (2, 3, 4)
 
 
@@ -28,12 +30,38 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
-def separable_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
-        nn.Conv2d(in_channels, out_channels, 1),
-    )
+class SeparableConv(nn.Sequential):
+    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them.
+
+    `fused` runs the two in one pass on the CPU; without it both run as modules.
+    """
+
+    fused = True
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels), conv1x1(in_channels, out_channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and runs_native(x):
+            return separable_chain(x, [ChainStage(self)])
+        return super().forward(x)
+
+
+class ActivatedSeparableConv(nn.Sequential):
+    """A separable conv and the LeakyReLU after it; `fused` as there."""
+
+    fused = True
+
+    def __init__(self, in_channels: int, out_channels: int, negative_slope: float) -> None:
+        super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope, inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and runs_native(x):
+            conv, act = self
+            return separable_chain(x, [ChainStage(conv, slope=act.negative_slope)])
+        return super().forward(x)
 
 
 class ScaledPointwise(nn.Sequential):
@@ -112,6 +140,37 @@ class DistillationBlock(nn.Module):
         d2, rest = self.act(self.c2(rest)).split(self.sizes, dim=1)
         d3, rest = self.act(self.c3(rest)).split(self.sizes, dim=1)
         return torch.cat((d1, d2, d3, self.c4(rest)), dim=1)
+
+
+class SeparableDistillationBlock(DistillationBlock):
+    """The same with depthwise-separable convs; `fused` runs all four in one pass on the CPU.
+
+    Args:
+        last_act: whether c4 has a LeakyReLU too.
+    """
+
+    fused = True
+
+    def __init__(self, nf: int, negative_slope: float = 0.05, last_act: bool = False) -> None:
+        super().__init__(nf, negative_slope)
+        distilled, remaining = self.sizes
+        self.c1 = SeparableConv(nf, nf)
+        self.c2 = SeparableConv(remaining, nf)
+        self.c3 = SeparableConv(remaining, nf)
+        self.c4 = (
+            ActivatedSeparableConv(remaining, distilled, negative_slope)
+            if last_act
+            else SeparableConv(remaining, distilled)
+        )
+
+    def distil(self, x: Tensor) -> Tensor:
+        if not (self.fused and runs_native(x)):
+            return super().distil(x)
+        distilled, slope = self.sizes[0], self.act.negative_slope
+        stages = [ChainStage(conv, distilled, slope) for conv in (self.c1, self.c2, self.c3)]
+        is_activated = isinstance(self.c4, ActivatedSeparableConv)
+        last = ChainStage(self.c4[0], slope=slope) if is_activated else ChainStage(self.c4)
+        return separable_chain(x, [*stages, last])
 
 
 @torch.no_grad()

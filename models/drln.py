@@ -8,8 +8,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from models.blocks import (
-    DistillationBlock,
+    ActivatedSeparableConv,
     ScaledPointwise,
+    SeparableConv,
+    SeparableDistillationBlock,
     bilinear_channel,
     check_distillation,
     check_scale,
@@ -23,7 +25,6 @@ from models.blocks import (
     pass_through,
     pixel_shuffle_upsampler,
     require,
-    separable_conv,
 )
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
@@ -215,8 +216,8 @@ class SeparableDRLM(nn.Module):
 
     def __init__(self, nf: int) -> None:
         super().__init__()
-        self.residual = ResidualBlock(nf, separable_conv)
-        self.compress = nn.Sequential(separable_conv(2 * nf, nf), nn.ReLU(inplace=True))
+        self.residual = ResidualBlock(nf, SeparableConv)
+        self.compress = ActivatedSeparableConv(2 * nf, nf, negative_slope=0.0)
         self.attention = LaplacianAttention(nf, max(1, nf // 16), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -246,21 +247,16 @@ class DRLN_dw(MeanShiftedDRLN):
         trunk = DenseGroups(
             sizes,
             block=lambda: SeparableDRLM(nf),
-            compress=lambda k: nn.Sequential(separable_conv(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: ActivatedSeparableConv(k * nf, nf, negative_slope=0.0),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
 
 
-class DistillationDRLM(DistillationBlock):
+class DistillationDRLM(SeparableDistillationBlock):
     """The third attempt's block: an IMDB's splits on depthwise-separable convs, then Laplacian attention."""
 
     def __init__(self, nf: int) -> None:
-        super().__init__(nf, negative_slope=0.01)
-        distilled, remaining = self.sizes
-        self.c1 = separable_conv(nf, nf)
-        self.c2 = separable_conv(remaining, nf)
-        self.c3 = separable_conv(remaining, nf)
-        self.c4 = nn.Sequential(separable_conv(remaining, distilled), nn.LeakyReLU(0.01, inplace=True))
+        super().__init__(nf, negative_slope=0.01, last_act=True)
         self.c5 = nn.Sequential(ScaledPointwise(nf, nf), nn.LeakyReLU(0.01, inplace=True))
         self.attention = LaplacianAttention(nf, max(1, nf // 16), nn.LeakyReLU(0.01))
 
@@ -274,8 +270,9 @@ class PairedTrunk(nn.Module):
     def __init__(self, nf: int, pairs: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(DistillationDRLM(nf) for _ in range(2 * pairs))
-        self.first_compression = separable_compression(nf, nf)
-        self.compressions = nn.ModuleList(separable_compression((2 + i % 2) * nf, nf) for i in range(2 * (pairs - 1)))
+        self.first_compression = ActivatedSeparableConv(nf, nf, 0.01)
+        widths = ((2 + i % 2) * nf for i in range(2 * (pairs - 1)))
+        self.compressions = nn.ModuleList(ActivatedSeparableConv(width, nf, 0.01) for width in widths)
 
     def forward(self, head: Tensor) -> Tensor:
         read = self.blocks[1](self.blocks[0](head))
@@ -290,10 +287,6 @@ class PairedTrunk(nn.Module):
 
     def group_ends(self) -> list[nn.Sequential]:
         return [self.first_compression, *self.compressions[1::2]]
-
-
-def separable_compression(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(separable_conv(in_channels, out_channels), nn.LeakyReLU(0.01, inplace=True))
 
 
 class DRLN_slim(MeanShiftedDRLN):

@@ -2,13 +2,13 @@
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.blocks import (
     DistillationBlock,
     ScaledPointwise,
+    SeparableDistillationBlock,
     check_distillation,
     check_scale,
     conv1x1,
@@ -19,7 +19,6 @@ from models.blocks import (
     interpolate_rgb,
     pixel_shuffle_upsampler,
     require,
-    separable_conv,
 )
 
 
@@ -54,25 +53,35 @@ class ContrastAwareChannelAttention(nn.Module):
         return x * gate.to(x.dtype)
 
 
+def channels_innermost(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H·W, C), a view where x is in channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 class Moments(torch.autograd.Function):
-    """Mean and covariance over positions: (N, P, C) -> (N, 1, C), (N, C, C).
+    """Mean and covariance over positions: (N, C, H, W) -> (N, 1, C), (N, C, C).
 
     Centred before it is squared: E[x²] − E[x]² loses the variance of a channel whose mean is large.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean(dim=1, keepdim=True)
-        centred = x - mean
+        positions = x.flatten(2) if x.is_contiguous() else channels_innermost(x).mT  # (n, c, positions)
+        mean = positions.mean(dim=2, keepdim=True)
+        centred = positions - mean
         ctx.save_for_backward(x, mean)
-        return mean, torch.bmm(centred.mT, centred) / x.shape[1]
+        return mean.mT, torch.bmm(centred, centred.mT) / positions.shape[2]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, mean_grad: Tensor, covariance_grad: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
-        slope = (covariance_grad + covariance_grad.mT) / x.shape[1]
-        return torch.baddbmm(mean_grad / x.shape[1] - mean @ slope, x, slope)
+        n, c, h, w = x.shape
+        slope = (covariance_grad + covariance_grad.mT) / (h * w)
+        offset = mean_grad.mT / (h * w) - slope @ mean
+        if x.is_contiguous():
+            return torch.baddbmm(offset, slope, x.flatten(2)).reshape(n, c, h, w)
+        return torch.baddbmm(offset.mT, channels_innermost(x), slope).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def standard_deviation(variance: Tensor) -> Tensor:
@@ -97,21 +106,14 @@ class IMDB(DistillationBlock):
         return x + self.c5(self.cca(self.distil(x)))
 
 
-class SeparableIMDB(DistillationBlock):
+class SeparableIMDB(SeparableDistillationBlock):
     """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them.
 
     `fused` computes the same faster; without it every layer runs as a module, which is how costs are counted.
     """
 
-    fused = True
-
     def __init__(self, nf: int) -> None:
         super().__init__(nf)
-        distilled, remaining = self.sizes
-        self.c1 = separable_conv(nf, nf)
-        self.c2 = separable_conv(remaining, nf)
-        self.c3 = separable_conv(remaining, nf)
-        self.c4 = separable_conv(remaining, distilled)
         self.cca = ContrastAwareChannelAttention(nf, reduction=12)
         self.c5 = ScaledPointwise(nf, nf)
 
@@ -128,19 +130,22 @@ class SeparableIMDB(DistillationBlock):
         from the mean and covariance of `distilled`, so that no other feature map is ever written.
         """
         n, c, h, w = x.shape
-        positions = distilled.permute(0, 2, 3, 1).reshape(n, h * w, c)
         with float32_region(x.device.type):
             matrix, bias = self.c5.matrix_and_bias()
-            mean, covariance = Moments.apply(full_precision(positions))
+            mean, covariance = Moments.apply(full_precision(distilled))
             deviation = standard_deviation(covariance.diagonal(dim1=1, dim2=2))
             gate = self.cca.gate((mean[:, 0] + deviation).reshape(n, c, 1, 1)).reshape(n, 1, c)
             matrix = matrix * gate  # (n, c out, c in)
             mean = torch.baddbmm(bias, mean, matrix.mT)
             deviation = standard_deviation(((matrix @ covariance) * matrix).sum(dim=2))
             gate = self.cca.gate((mean[:, 0] + deviation).reshape(n, c, 1, 1)).reshape(n, c, 1)
-            matrix, bias = (gate * matrix).mT, gate.mT * bias
-        out = torch.baddbmm(x.permute(0, 2, 3, 1).reshape(n, h * w, c), positions, matrix.to(x.dtype))
-        return out.add_(bias.to(x.dtype)).reshape(n, h, w, c).permute(0, 3, 1, 2)
+            matrix, bias = gate * matrix, gate * bias[:, None]
+        matrix, bias = matrix.to(x.dtype), bias.to(x.dtype)
+        if distilled.is_contiguous():
+            out = torch.baddbmm(x.contiguous().flatten(2), matrix, distilled.flatten(2)).add_(bias)
+            return out.reshape(n, c, h, w)
+        out = torch.baddbmm(channels_innermost(x), channels_innermost(distilled), matrix.mT).add_(bias.mT)
+        return out.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class IMDN(nn.Module):
@@ -189,11 +194,12 @@ class IMDN(nn.Module):
     def fuse_as_they_come(self, h: Tensor) -> Tensor:
         """fusion(concatenation of all outputs), a block at a time, so that they need not be kept side by side."""
         conv, act = self.fusion
-        total = conv.bias.reshape(1, -1, 1, 1)
-        for block, kernel in zip(self.blocks, conv.weight.split(h.shape[1], dim=1)):
+        n, c, height, width = h.shape
+        total = conv.bias.reshape(1, c, 1)
+        for block, kernel in zip(self.blocks, conv.weight.flatten(1).split(c, dim=1)):
             h = block(h)
-            total = total + F.conv2d(h, kernel)
-        return act(total)
+            total = torch.baddbmm(total, kernel.expand(n, c, c), h.flatten(2))
+        return act(total).reshape(n, c, height, width)
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

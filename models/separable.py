@@ -1,0 +1,128 @@
+"""Chains of separable convs on the CPU by one pass over each image, where a C++ compiler is at hand."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from utils.native import load_library
+
+
+class CShape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("images", "height", "width")]
+
+
+class CStage(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("in_channels", "out_channels", "kept")),
+        *((name, ctypes.c_void_p) for name in ("depthwise_weight", "depthwise_bias")),
+        *((name, ctypes.c_void_p) for name in ("pointwise_weight", "pointwise_bias")),
+        ("slope", ctypes.c_float),
+        ("rest", ctypes.c_void_p),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be built."""
+    compiled = load_library(Path(__file__).with_suffix(".cpp"))
+    if compiled is not None:
+        size, pointer, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+        compiled.chain_forward.argtypes = [pointer, size, CShape, pointer, pointer, threads]
+        compiled.chain_backward.argtypes = [pointer, size, CShape, *[pointer] * 5, threads]
+        compiled.chain_forward.restype = compiled.chain_backward.restype = None
+    return compiled
+
+
+def runs_native(x: Tensor) -> bool:
+    """Whether `separable_chain` takes x: float32 on the CPU, outside autocast, tracing and compiling."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and library() is not None
+    )
+
+
+@dataclass(frozen=True)
+class ChainStage:
+    """One separable conv of a chain.
+
+    Attributes:
+        conv: depthwise 3×3 and pointwise 1×1, with biases.
+        kept: its first output channels, which leave the chain here; None: all.
+        slope: of the LeakyReLU after it, at most 1; 1: none.
+    """
+
+    conv: nn.Sequential
+    kept: int | None = None
+    slope: float = 1.0
+
+
+def separable_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
+    """Separable convs in a row, each reading what the one before it did not keep.
+
+    Args:
+        x: (N, C, H, W), for which `runs_native` holds.
+        stages: the last one keeps everything.
+    Returns:
+        (N, all kept channels, H, W): what each stage kept, concatenated.
+    """
+    parameters = [p for stage in stages for p in stage.conv.parameters()]
+    kept = [len(stage.conv[1].bias) if stage.kept is None else stage.kept for stage in stages]
+    return SeparableChain.apply(x, kept, [stage.slope for stage in stages], *parameters)
+
+
+class SeparableChain(torch.autograd.Function):
+    """Source of the computation: separable.cpp. Parameters: depthwise weight and bias, then pointwise, by stage."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kept: Sequence[int], slopes: Sequence[float], *parameters: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        x, parameters = x.contiguous(), [p.contiguous() for p in parameters]
+        out = x.new_empty(n, sum(kept), height, width)
+        rests = [x.new_empty(n, len(w) - keep, height, width) for w, keep in zip(parameters[2::4], kept)]
+        stages = c_stages(parameters, kept, slopes, rests)
+        library().chain_forward(
+            stages, len(stages), CShape(n, height, width), x.data_ptr(), out.data_ptr(), torch.get_num_threads()
+        )
+        # what an activation made tells its slope; without one, layers after this may work in place
+        ctx.save_for_backward(x, None if set(slopes) == {1.0} else out, *rests, *parameters)
+        ctx.kept, ctx.slopes = kept, slopes
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, out, *others = ctx.saved_tensors
+        n, _, height, width = x.shape
+        rests, parameters = others[: len(ctx.kept)], others[len(ctx.kept) :]
+        stages = c_stages(parameters, ctx.kept, ctx.slopes, rests)
+        x_gradient, gradient = torch.empty_like(x), gradient.contiguous()
+        sizes = [p.numel() for p in parameters]
+        gradients = x.new_zeros(n, sum(sizes))  # of each image: their sum does not depend on the number of threads
+        values = gradient if out is None else out  # of no effect where every slope is 1
+        pointers = (t.data_ptr() for t in (x, values, gradient, x_gradient, gradients))
+        library().chain_backward(stages, len(stages), CShape(n, height, width), *pointers, torch.get_num_threads())
+        split = gradients.sum(dim=0).split(sizes)
+        return x_gradient, None, None, *(g.view_as(p) for g, p in zip(split, parameters))
+
+
+def c_stages(
+    parameters: Sequence[Tensor], kept: Sequence[int], slopes: Sequence[float], rests: Sequence[Tensor]
+) -> ctypes.Array:
+    stages = []
+    for i, (keep, slope, rest) in enumerate(zip(kept, slopes, rests)):
+        depthwise, _, pointwise, _ = four = parameters[4 * i : 4 * i + 4]
+        pointers = [p.data_ptr() for p in four]
+        stages.append(CStage(len(depthwise), len(pointwise), keep, *pointers, slope, rest.data_ptr()))
+    return (CStage * len(stages))(*stages)
