@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from utils.native import load_library
 
+SOURCE = Path(__file__).with_suffix(".cpp")
+
 
 class CShape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("images", "height", "width")]
@@ -31,7 +33,7 @@ class CStage(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be built."""
-    compiled = load_library(Path(__file__).with_suffix(".cpp"))
+    compiled = load_library(SOURCE)
     if compiled is not None:
         size, pointer, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
         compiled.chain_forward.argtypes = [pointer, size, CShape, pointer, pointer, threads]
