@@ -38,7 +38,7 @@ from utils.files import atomic_path
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, read_photo, write_photo
-from utils.pictures import draw_comparison, draw_psnr_against_flops, most_different_crop
+from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table
 from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
@@ -68,6 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scoring.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
     scoring.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
     scoring.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs")
+    scoring.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training")
     scoring.add_argument(
         "--publish", action="store_true", help="score --checkpoint by both protocols and copy it to checkpoint/"
     )
@@ -123,8 +124,9 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--web takes --checkpoint, --port and how to upscale, nothing else")
     if args.export and (args.backend != "torch" or args.all or args.publish or args.input or args.compare):
         parser.error("--export takes the network alone: --checkpoint, and --model and its sizes")
-    if args.plot and not args.all:
-        parser.error("--plot goes with --all")
+    for flag in ("plot", "curves"):
+        if getattr(args, flag) and not args.all:
+            parser.error(f"--{flag} goes with --all")
     if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
         parser.error("--publish needs --checkpoint, a .safetensors file of train.py's, and no other network")
     for flag in ("tile", "batch"):
@@ -254,17 +256,22 @@ def score_all(args: argparse.Namespace) -> None:
     files = sorted(PUBLISHED.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
-    results, benchmarks = [], {}
+    results, benchmarks, curves = [], {}, {}
     for file in tqdm(files, leave=False, disable=None):
         model, metadata = load_model(file)
         scale = metadata["hyperparameters"]["scale"]
         if scale not in benchmarks:
             benchmarks[scale] = open_benchmark(args, scale)
         results.append(score(model.to(args.device), metadata, benchmarks[scale], args, args.protocol))
+        if scale == 3:  # as the report
+            name = "{} {nf}/{num_modules}".format(metadata["model"], **metadata["hyperparameters"])
+            curves[name] = metadata.get("curve", [])
     if args.plot:
         if not all(map(is_reports_benchmark, results)):
             raise DataError("--plot draws Set5 ×3 by the course protocol; this is not that")
         draw_psnr_against_flops(args.plot, results)
+    if args.curves:
+        draw_learning_curves(args.curves, curves)
     if args.json:
         print(to_json({"results": results}))
     else:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
 from models import MODELS, build_model, complete_hyperparameters
+from models.separable import library
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
 from utils.distributed import Ranks
@@ -437,13 +438,13 @@ class Run:
     """What a training state holds beside the tensors.
 
     Attributes:
-        base: what the weights had behind them where --init names a file: iterations and hours.
+        base: what the weights had behind them where --init names a file: iterations, hours and their curve.
         commands: each leg's command, commit and the iteration it began at.
         seconds: of this run's earlier legs.
     """
 
     hyperparameters: dict[str, int]
-    base: dict[str, float] = field(default_factory=lambda: {"iterations": 0, "hours": 0.0})
+    base: dict = field(default_factory=lambda: {"iterations": 0, "hours": 0.0, "curve": []})
     commands: list[dict[str, str]] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     best_psnr_db: float = float("-inf")
@@ -463,7 +464,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
         model.start_from_interpolation()
     elif args.init != "default":
         metadata = start_from_file(model, Path(args.init))
-        run.base = {key: metadata.get(key, 0) for key in run.base}
+        run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = metadata.get("commands", [])
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(args.device, memory_format=layout)
@@ -515,7 +516,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
             + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
         )
-
+        if args.device == "cpu" and library() is None:
+            print("no C++ compiler (c++, or $CXX): separable convs run a layer at a time, which is slower")
         log_to_tensorboard = open_tensorboard(args)
 
     # loop
@@ -576,6 +578,20 @@ def save(
     draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
 
 
+def learning_curve(run: Run) -> list[dict]:
+    """Every evaluation of all legs; iterations and hours count from the first one."""
+    curve = list(run.base.get("curve", []))
+    for entry in run.history:
+        point = {
+            "iteration": run.base["iterations"] + entry["iteration"],
+            "hours": round(run.base["hours"] + entry["hours"], 4),
+        }
+        for key in ("valid_psnr_db", "set5_psnr_db"):
+            point[key] = None if entry[key] is None else round(entry[key], 4)
+        curve.append(point)
+    return curve
+
+
 def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float, mparams: float) -> dict:
     """What published weights say of themselves."""
     last = run.history[-1]
@@ -588,6 +604,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "iterations": run.base["iterations"] + last["iteration"],
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 3),
+        "curve": learning_curve(run),
         "hardware": hardware(args.device),
         "processes": Ranks().world,
         "torch": torch.__version__,

@@ -129,12 +129,12 @@ def test_csv_holds_one_row_an_image(set5, capsys):
 
 def test_all_prints_one_table_and_plots_it(set5, published, capsys):
     save_weights(published / "another.safetensors", build_model("IMDN_dw", **SIZES), RUN | {"model": "IMDN_dw"})
-    assert run("--all", "--plot", "plot.png") == 0
+    assert run("--all", "--plot", "plot.png", "--curves", "curves.png") == 0
     out = capsys.readouterr().out
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| IMDN_") and "| 8 | 1 |" in line]
     assert sorted(row[0] for row in rows) == ["| IMDN_RTC", "| IMDN_dw"]
     assert "| DRLN_slim | 36 | 8 | ×3 | 10.885 | 0.117399 | – | 32.002 |" in out
-    assert cv2.imread("plot.png").shape[0] > 200
+    assert cv2.imread("plot.png").shape[0] > 200 and cv2.imread("curves.png").shape[0] > 200
     results = run_json(capsys, "--all")["results"]
     assert {f"{result['average_psnr_db']:.3f}" for result in results} == {row[6] for row in rows}
     assert run("--all", "--protocol", "paper") == 0
@@ -196,6 +196,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--input", "a.png"], "go together"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
+        (["--curves", "a.png"], "--curves goes with --all"),
         (["--publish"], "needs --checkpoint"),
         (["--data-note", "a"], "goes with --publish"),
         (["--compare", "a.png"], "needs --input or --hr"),

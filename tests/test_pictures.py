@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from utils.log import read_log, write_log
-from utils.pictures import draw_psnr_against_flops, most_different_crop
+from utils.pictures import draw_learning_curves, draw_psnr_against_flops, most_different_crop
 from utils.plots import draw_plots
 from utils.tables import REPORT, results_table
 
@@ -44,7 +44,10 @@ def test_the_crop_is_where_images_differ_most():
 
 def test_pictures_open(tmp_path):
     draw_psnr_against_flops(tmp_path / "p.png", [result()])
-    assert cv2.imread(str(tmp_path / "p.png")).shape[0] > 200
+    points = [{"iteration": i, "hours": i / 100, "set5_psnr_db": psnr_db} for i, psnr_db in ((1, None), (2, 30.0))]
+    draw_learning_curves(tmp_path / "c.png", {"IMDN_dw 40/6": points, "mine 8/1": points, "without": []})
+    for name in "pc":
+        assert cv2.imread(str(tmp_path / f"{name}.png")).shape[0] > 200
 
 
 def test_plots_leave_out_what_was_not_measured(tmp_path):

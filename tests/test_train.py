@@ -272,6 +272,9 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     assert after[1]["iterations"] == before[1]["iterations"] + 3 and after[1]["flags"]["loss"] == "mse"
     assert [leg["from_iteration"] for leg in after[1]["commands"]] == [0, before[1]["iterations"]]
+    first, *_, last = after[1]["curve"]
+    assert after[1]["curve"][: len(before[1]["curve"])] == before[1]["curve"]
+    assert (first["iteration"], last["iteration"]) == (3, after[1]["iterations"]) and first["hours"] <= last["hours"]
     assert after[1]["hours"] >= before[1]["hours"]
     run(decoded, tmp_path / "deeper", "--epochs", "1", "--modules", "2", *flags)
     assert "tensors start from" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Pictures for people: networks side by side, and PSNR against cost."""
+"""Pictures for people: networks side by side, PSNR against cost, and against training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +82,29 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     axes.set(xscale="log", xlim=(1.5, 150), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
+def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
+    """Draws each network's Set5 PSNR against iterations and against hours, beside the report's figure for it.
+
+    Args:
+        curves: by network, as "IMDN_dw 40/6": points with iteration, hours and set5_psnr_db (None: not measured).
+    """
+    reports = {f"{name} {nf}/{modules}": psnr_db for (name, nf, modules), (_, _, psnr_db) in REPORT.items()}
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
+    for axes, key, label in zip(panels, ("iteration", "hours"), ("iterations", "hours of training")):
+        for i, (network, curve) in enumerate(curves.items()):
+            points = [(point[key], point["set5_psnr_db"]) for point in curve if point["set5_psnr_db"] is not None]
+            if points:
+                axes.plot(*zip(*points), color=f"C{i}", label=network)
+                if network in reports:
+                    axes.axhline(reports[network], color=f"C{i}", linestyle=":", linewidth=1)
+        axes.set(xlabel=label)
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="Set5 ×3 PSNR, RGB (dB); dotted: report")
+    if panels[0].lines:
+        panels[0].legend(fontsize=8, loc="lower right")
     _save(figure, path)
 
 
