@@ -2,6 +2,7 @@
 
 python demo.py                                              # published weights, the report's score sheet
 python demo.py --all                                        # everything in checkpoint/, one table
+python demo.py --all --training                             # how each of them was trained
 python demo.py --protocol paper --benchmark B100            # Y-PSNR and SSIM on any folder of images
 python demo.py --model IMDN_dw --nf 40 --modules 6 --cost-only
 python demo.py --input photo.jpg --output photo_x3.png
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from dataset import BenchmarkSet, DataError, read_named
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
-from utils.checkpoint import CheckpointError, load_model, network_name, save_weights
+from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
 from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
@@ -39,7 +40,7 @@ from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, read_photo, write_photo
 from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
-from utils.tables import is_reports_benchmark, results_table
+from utils.tables import is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
 
@@ -69,6 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scoring.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
     scoring.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs")
     scoring.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training")
+    scoring.add_argument("--training", action="store_true", help="with --all: how each was trained, from its metadata")
     scoring.add_argument(
         "--publish", action="store_true", help="score --checkpoint by both protocols and copy it to checkpoint/"
     )
@@ -124,7 +126,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error("--web takes --checkpoint, --port and how to upscale, nothing else")
     if args.export and (args.backend != "torch" or args.all or args.publish or args.input or args.compare):
         parser.error("--export takes the network alone: --checkpoint, and --model and its sizes")
-    for flag in ("plot", "curves"):
+    for flag in ("plot", "curves", "training"):
         if getattr(args, flag) and not args.all:
             parser.error(f"--{flag} goes with --all")
     if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
@@ -252,10 +254,25 @@ def to_json(result: dict) -> str:
     return json.dumps(finite(result))
 
 
-def score_all(args: argparse.Namespace) -> None:
-    files = sorted(PUBLISHED.glob("*.safetensors"))
+def published_files() -> list[Path]:
+    files = natsorted(PUBLISHED.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
+    return files
+
+
+def print_training() -> None:
+    """How everything in checkpoint/ was trained: a table, then each leg's command and commit."""
+    published = {file.stem: read_weights(file)[1] for file in published_files()}
+    print(training_table(published))
+    for name, metadata in published.items():
+        print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")
+        for leg in metadata["commands"]:
+            print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}: {leg['command']}")
+
+
+def score_all(args: argparse.Namespace) -> None:
+    files = published_files()
     results, benchmarks, curves = [], {}, {}
     for file in tqdm(files, leave=False, disable=None):
         model, metadata = load_model(file)
@@ -403,9 +420,7 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 
 def open_page(args: argparse.Namespace):
     """The page with every network of checkpoint/, or that of --checkpoint."""
-    files = [args.checkpoint] if args.checkpoint else sorted(PUBLISHED.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{PUBLISHED} holds no weights")
+    files = [args.checkpoint] if args.checkpoint else published_files()
     return build_page({file.stem: upscaler(*load_model(file, args.model, **sizes(args)), args) for file in files})
 
 
@@ -418,6 +433,8 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
 def run(args: argparse.Namespace) -> int:
     if args.cost_only:
         print_cost(args)
+    elif args.training:
+        print_training()
     elif args.all:
         score_all(args)
     elif args.publish:

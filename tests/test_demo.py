@@ -141,6 +141,18 @@ def test_all_prints_one_table_and_plots_it(set5, published, capsys):
     assert "DRLN_slim" not in capsys.readouterr().out
 
 
+def test_all_training_tells_how_each_was_made(published, capsys):
+    score = {"average_psnr_db": 31.25, "ssim": 0.9}
+    legs = [{"command": "python train.py --epochs 9", "commit": "0123456789abcdef", "from_iteration": 70}]
+    metadata = RUN | {"commands": legs, "iterations": 12000, "hours": 1.5, "hardware": "a CPU", "seed": 3}
+    metadata["metrics"] = {"valid_psnr_db": 30.0, "Set5 course": score, "Set5 paper": score}
+    save_weights(published / "tiny.safetensors", build_model("IMDN_RTC", **SIZES), metadata)
+    assert run("--all", "--training") == 0
+    out = capsys.readouterr().out
+    assert "| tiny | 31.250 | 31.250, 0.9000 | – | 12,000 | 1.50 | a CPU | 3 |" in out
+    assert "from iteration 70, commit 0123456789ab: python train.py --epochs 9" in out
+
+
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):
     assert run("--model", "IMDN_dw", "--nf", 40, "--modules", 6, "--cost-only") == 0
     assert capsys.readouterr().out == "FLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n"
@@ -197,6 +209,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
         (["--curves", "a.png"], "--curves goes with --all"),
+        (["--training"], "--training goes with --all"),
         (["--publish"], "needs --checkpoint"),
         (["--data-note", "a"], "goes with --publish"),
         (["--compare", "a.png"], "needs --input or --hr"),

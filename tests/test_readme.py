@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import smooth_image, write_decoded
+from natsort import natsorted
 from skimage.data import data_dir
 
 import demo
@@ -20,11 +21,11 @@ from utils.bicubic import imresize
 from utils.checkpoint import read_weights, save_weights
 from utils.cost import count_cost
 from utils.images import write_rgb
-from utils.tables import results_table
+from utils.tables import results_table, training_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PUBLISHED = sorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
+PUBLISHED = natsorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
     "loader": ["--images", "1", "--batches", "2", "--batch", "2", "--workers", "1"],
@@ -66,7 +67,9 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
     monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf40_m6_x3.safetensors")
     sizes = {"nf": 40, "num_modules": 6, "scale": 3}
-    metadata = {"model": "IMDN_dw", "hyperparameters": sizes, "commands": ["-"], "data": {}, "metrics": {}}
+    leg = {"command": "python train.py", "commit": "0" * 40, "from_iteration": 0}
+    metadata = {"model": "IMDN_dw", "hyperparameters": sizes, "commands": [leg], "data": {"sets": []}, "metrics": {}}
+    metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
     for target in (demo.DEFAULT_CHECKPOINT, Path(TRAINED, "best.safetensors")):
         save_weights(target, build_model("IMDN_dw", **sizes), metadata)
     return tmp_path
@@ -130,6 +133,11 @@ def test_the_results_table_is_that_of_the_weights():
     assert shown == results_table([result_of(path) for path in PUBLISHED])
 
 
+def test_the_training_table_is_that_of_the_weights():
+    shown = README.split("<!-- training -->")[1].split("<!-- /training -->")[0].strip()
+    assert shown == training_table({path.stem: read_weights(path)[1] for path in PUBLISHED})
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.name)
 def test_published_weights_say_how_they_were_made(path):
     _, metadata = read_weights(path)
@@ -143,8 +151,9 @@ def test_published_weights_say_how_they_were_made(path):
 def test_the_chinese_readme_holds_the_same_commands_figures_and_tables():
     chinese = (REPOSITORY / "README.zh-TW.md").read_text(encoding="utf-8")
     english = README.split("## Citations")[0]
-    blocks, results = (re.compile(p, re.S) for p in (r"```.*?```", r"<!-- results -->.*?<!-- /results -->"))
-    for pattern in (blocks, results):
+    blocks = re.compile(r"```.*?```", re.S)
+    tables = (re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.S) for name in ("results", "training"))
+    for pattern in (blocks, *tables):
         assert pattern.findall(chinese) == pattern.findall(english)
     figures = [sorted(re.findall(r"\d[\d.,]*\d|\d", blocks.sub("", text))) for text in (english, chinese)]
     assert figures[0] == figures[1]

@@ -1,4 +1,4 @@
-"""The results table: the one that `demo.py --all` prints and README shows."""
+"""The tables that `demo.py --all` and `--all --training` print and README shows."""
 
 from collections.abc import Sequence
 
@@ -52,5 +52,27 @@ def results_table(results: Sequence[dict]) -> str:
                 rows.append(
                     (flops_g, [name, nf, modules, "×3", f"{flops_g:.3f}", f"{params_m:.6f}", "–", f"{psnr_db:.3f}"])
                 )
-    lines = [header, ["---"] * len(header), *(row for _, row in sorted(rows, key=lambda pair: pair[0]))]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return markdown(header, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
+
+
+def training_table(published: dict[str, dict]) -> str:
+    """Markdown, one row a file: its metrics and what they took; what was not measured is –.
+
+    Args:
+        published: metadata of published weights, by file name.
+    """
+    header = ["weights", "Set5 RGB (dB)", "Set5 Y (dB, SSIM)", "B100 Y (dB, SSIM)"]
+    header += ["iterations", "hours", "hardware", "seed of the last leg"]
+    rows = []
+    for name, metadata in published.items():
+        metrics = {key.lower(): value for key, value in metadata["metrics"].items() if isinstance(value, dict)}
+        shown = {"set5 course": "{average_psnr_db:.3f}"}
+        shown |= dict.fromkeys(("set5 paper", "b100 paper"), "{average_psnr_db:.3f}, {ssim:.4f}")
+        row = [name, *(form.format(**metrics[key]) if key in metrics else "–" for key, form in shown.items())]
+        row += [f"{metadata['iterations']:,}", f"{metadata['hours']:.2f}", metadata["hardware"], metadata["seed"]]
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (header, ["---"] * len(header), *rows))
