@@ -288,6 +288,8 @@ def score_all(args: argparse.Namespace) -> None:
             raise DataError("--plot draws Set5 ×3 by the course protocol; this is not that")
         draw_psnr_against_flops(args.plot, results)
     if args.curves:
+        if not any(curves.values()):
+            raise DataError("--curves: no weights here hold the curve of their training")
         draw_learning_curves(args.curves, curves)
     if args.json:
         print(to_json({"results": results}))

@@ -28,8 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
-from models import MODELS, build_model, complete_hyperparameters
-from models.separable import library
+from models import MODELS, build_model, complete_hyperparameters, separable
+from models.blocks import SeparableConv
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
 from utils.distributed import Ranks
@@ -516,8 +516,9 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
             + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
         )
-        if args.device == "cpu" and library() is None:
-            print("no C++ compiler (c++, or $CXX): separable convs run a layer at a time, which is slower")
+        has_separable = any(isinstance(module, SeparableConv) for module in model.modules())
+        if args.device == "cpu" and has_separable and (reason := separable.compiled()[1]):
+            print(f"separable convs run a layer at a time, which is slower: {reason}")
         log_to_tensorboard = open_tensorboard(args)
 
     # loop

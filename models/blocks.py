@@ -43,24 +43,32 @@ class SeparableConv(nn.Sequential):
             nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels), conv1x1(in_channels, out_channels)
         )
 
+    def stage(self, kept: int | None = None, slope: float = 1.0) -> ChainStage:
+        return ChainStage(self, kept, slope)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and runs_native(x):
-            return separable_chain(x, [ChainStage(self)])
+        if self.fused and runs_native(x, self):
+            return separable_chain(x, [self.stage()])
         return super().forward(x)
 
 
 class ActivatedSeparableConv(nn.Sequential):
-    """A separable conv and the LeakyReLU after it; `fused` as there."""
+    """A separable conv and the LeakyReLU after it.
+
+    `fused` runs both in one pass on the CPU; without it they run as modules.
+    """
 
     fused = True
 
     def __init__(self, in_channels: int, out_channels: int, negative_slope: float) -> None:
         super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope, inplace=True))
 
+    def stage(self) -> ChainStage:
+        return self[0].stage(slope=self[1].negative_slope)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and runs_native(x):
-            conv, act = self
-            return separable_chain(x, [ChainStage(conv, slope=act.negative_slope)])
+        if self.fused and runs_native(x, self[0]):
+            return separable_chain(x, [self.stage()])
         return super().forward(x)
 
 
@@ -164,13 +172,11 @@ class SeparableDistillationBlock(DistillationBlock):
         )
 
     def distil(self, x: Tensor) -> Tensor:
-        if not (self.fused and runs_native(x)):
-            return super().distil(x)
         distilled, slope = self.sizes[0], self.act.negative_slope
-        stages = [ChainStage(conv, distilled, slope) for conv in (self.c1, self.c2, self.c3)]
-        is_activated = isinstance(self.c4, ActivatedSeparableConv)
-        last = ChainStage(self.c4[0], slope=slope) if is_activated else ChainStage(self.c4)
-        return separable_chain(x, [*stages, last])
+        stages = [conv.stage(distilled, slope) for conv in (self.c1, self.c2, self.c3)] + [self.c4.stage()]
+        if self.fused and runs_native(x, *(stage.conv for stage in stages)):
+            return separable_chain(x, stages)
+        return super().distil(x)
 
 
 @torch.no_grad()

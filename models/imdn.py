@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -148,6 +149,17 @@ class SeparableIMDB(SeparableDistillationBlock):
         return out.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
+def add_pointwise(total: Tensor, kernel: Tensor, h: Tensor) -> Tensor:
+    """total + conv2d(h, kernel) for a 1×1 kernel, in one product where h is NCHW.
+
+    Not under autocast, which would round the sum at every call.
+    """
+    if not h.is_contiguous() or torch.is_autocast_enabled(h.device.type):
+        return total + F.conv2d(h, kernel)
+    matrices = kernel.flatten(1).expand(len(h), -1, -1)
+    return torch.baddbmm(total.flatten(2), matrices, h.flatten(2)).unflatten(2, h.shape[2:])
+
+
 class IMDN(nn.Module):
     """Blocks in a row, every block's output kept, concatenated and fused.
 
@@ -194,12 +206,11 @@ class IMDN(nn.Module):
     def fuse_as_they_come(self, h: Tensor) -> Tensor:
         """fusion(concatenation of all outputs), a block at a time, so that they need not be kept side by side."""
         conv, act = self.fusion
-        n, c, height, width = h.shape
-        total = conv.bias.reshape(1, c, 1)
-        for block, kernel in zip(self.blocks, conv.weight.flatten(1).split(c, dim=1)):
+        total = conv.bias.reshape(1, -1, 1, 1)
+        for block, kernel in zip(self.blocks, conv.weight.split(h.shape[1], dim=1)):
             h = block(h)
-            total = torch.baddbmm(total, kernel.expand(n, c, c), h.flatten(2))
-        return act(total).reshape(n, c, height, width)
+            total = add_pointwise(total, kernel, h)
+        return act(total)
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

@@ -1,8 +1,9 @@
 // Depthwise 3x3, pointwise 1x1, LeakyReLU and the split after them, as one pass over each image.
 //
-// What bounds these layers on a CPU is memory traffic, not arithmetic. A band of rows is convolved depthwise into a
-// buffer that stays in the cache, and multiplied from there; the depthwise maps are never written out, and backward
-// computes them again. Maps are NCHW float32: vectors run along pixels, so that any number of channels is as fast.
+// A layer at a time, each of these writes a feature map to memory and reads it back. Here a band of rows is convolved
+// depthwise into a buffer that stays in the cache, and multiplied from there. Backward computes the depthwise maps
+// again, and holds the gradient of one stage's. Maps are NCHW float32: vectors run along pixels, so that any number of
+// channels is as fast. Forward shares out images, or the bands of a single one; backward images alone.
 //
 // Built by utils/native.py, called by models/separable.py.
 
@@ -12,9 +13,6 @@
 #include <cstring>
 #include <new>
 #include <vector>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace {
 
@@ -26,7 +24,7 @@ constexpr int LANES = 8, TILE_VECTORS = 2, DOT_ROWS = 3, DOT_COLUMNS = 4;
 constexpr int LANES = 4, TILE_VECTORS = 2, DOT_ROWS = 3, DOT_COLUMNS = 4;
 #endif
 constexpr int TILE_ROWS = 6;            // with TILE_VECTORS, what the vector registers hold
-constexpr int64_t BAND_FLOATS = 1 << 17;  // of a band's buffers: half of a small L2 cache
+constexpr int64_t BAND_FLOATS = 1 << 17;  // of a band's buffers: half of a 1 MB L2 cache
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
@@ -349,7 +347,6 @@ void backward_stage(
         const int64_t whole = round_up(count, LANES), stride = whole + LANES;
         float* maps = scratch.depthwise.zeros(round_up(in, DOT_COLUMNS) * stride + LANES);
         depthwise_band(stage, x, shape, first, last, maps, stride);
-        for (int64_t c = 0; c < in; c++) std::memset(maps + c * stride + count, 0, (stride - count) * sizeof(float));
         float* g = scratch.gradient.zeros(round_up(out, DOT_ROWS) * stride);
         for (int64_t o = 0; o < out; o++) {
             const bool is_kept = o < stage.kept;
@@ -375,7 +372,8 @@ void backward_stage(
             correlate_planes(plane, gradient_plane, depthwise_weight + 9 * c, shape.height, shape.width);
         float flipped[9];
         std::reverse_copy(stage.depthwise_weight + 9 * c, stage.depthwise_weight + 9 * c + 9, flipped);
-        convolve_plane(gradient_plane, flipped, 0.0f, x_gradient + c * pixels, shape.height, shape.width);
+        if (x_gradient)
+            convolve_plane(gradient_plane, flipped, 0.0f, x_gradient + c * pixels, shape.height, shape.width);
     }
 }
 
@@ -418,7 +416,7 @@ void chain_forward(const Stage* stages, int64_t count, Shape shape, const float*
     for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, shape, n, x, kept, 1);
 }
 
-// x_gradient as x; parameter_gradients (images, parameters of all stages), zero before, one row for each image so that
+// x_gradient as x, or null where none is wanted; parameter_gradients (images, parameters of all stages), zero before, one row for each image so that
 // their sum does not depend on the number of threads.
 void chain_backward(
     const Stage* stages, int64_t count, Shape shape, const float* x, const float* kept, const float* kept_gradient,
@@ -441,8 +439,9 @@ void chain_backward(
             kept_start -= stage.kept;
             const float* in =
                 s ? stages[s - 1].rest + n * stage.in_channels * pixels : x + n * stage.in_channels * pixels;
-            float* into = s ? scratch.rest_gradient[s % 2].floats(widest * pixels)
-                            : x_gradient + n * stage.in_channels * pixels;
+            float* into = nullptr;
+            if (s) into = scratch.rest_gradient[s % 2].floats(widest * pixels);
+            else if (x_gradient) into = x_gradient + n * stage.in_channels * pixels;
             backward_stage(
                 stage, in, kept + kept_start * pixels, kept_gradient + kept_start * pixels,
                 stage.rest + n * stage.rest_channels() * pixels, rest_gradient, into, gradients, shape

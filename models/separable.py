@@ -11,7 +11,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from utils.native import load_library
+from utils.native import NativeError, load_library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -31,28 +31,46 @@ class CStage(ctypes.Structure):
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be built."""
-    compiled = load_library(SOURCE)
-    if compiled is not None:
-        size, pointer, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
-        compiled.chain_forward.argtypes = [pointer, size, CShape, pointer, pointer, threads]
-        compiled.chain_backward.argtypes = [pointer, size, CShape, *[pointer] * 5, threads]
-        compiled.chain_forward.restype = compiled.chain_backward.restype = None
-    return compiled
+def compiled() -> tuple[ctypes.CDLL | None, str]:
+    """The kernels, or None and why they cannot be built."""
+    try:
+        library = load_library(SOURCE)
+    except NativeError as error:
+        return None, str(error)
+    size, pointer, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+    library.chain_forward.argtypes = [pointer, size, CShape, pointer, pointer, threads]
+    library.chain_backward.argtypes = [pointer, size, CShape, *[pointer] * 5, threads]
+    library.chain_forward.restype = library.chain_backward.restype = None
+    return library, ""
 
 
-def runs_native(x: Tensor) -> bool:
-    """Whether `separable_chain` takes x: float32 on the CPU, outside autocast, tracing and compiling."""
+def tensors_of(conv: nn.Sequential) -> list[Tensor]:
+    """Weight and bias of the depthwise conv, then of the pointwise one."""
+    depthwise, pointwise = conv
+    return [depthwise.weight, depthwise.bias, pointwise.weight, pointwise.bias]
+
+
+def runs_native(x: Tensor, *convs: nn.Sequential) -> bool:
+    """Whether `separable_chain` can stand for these convs: on plain float32 tensors that fit, on the CPU, outside
+    autocast, tracing and compiling, where the kernels could be built. What it refuses is the layers' to run or to
+    report.
+    """
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dim() == 4
         and x.numel() > 0
+        and x.shape[1] == convs[0][0].in_channels
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and library() is not None
+        and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
+        and compiled()[0] is not None
     )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Memory that C++ can read: not a fake tensor's, a subclass's or another device's."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -60,9 +78,9 @@ class ChainStage:
     """One separable conv of a chain.
 
     Attributes:
-        conv: depthwise 3×3 and pointwise 1×1, with biases.
+        conv: depthwise 3×3 and pointwise 1×1, with biases. Their hooks do not run.
         kept: its first output channels, which leave the chain here; None: all.
-        slope: of the LeakyReLU after it, at most 1; 1: none.
+        slope: of the LeakyReLU after it, not negative; 1: none.
     """
 
     conv: nn.Sequential
@@ -73,15 +91,22 @@ class ChainStage:
 def separable_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
     """Separable convs in a row, each reading what the one before it did not keep.
 
+    It can be differentiated once; the layers themselves, with `fused` False, more often.
+
     Args:
         x: (N, C, H, W), for which `runs_native` holds.
         stages: the last one keeps everything.
     Returns:
         (N, all kept channels, H, W): what each stage kept, concatenated.
     """
-    parameters = [p for stage in stages for p in stage.conv.parameters()]
-    kept = [len(stage.conv[1].bias) if stage.kept is None else stage.kept for stage in stages]
-    return SeparableChain.apply(x, kept, [stage.slope for stage in stages], *parameters)
+    outputs = [stage.conv[1].out_channels for stage in stages]
+    kept = [output if stage.kept is None else stage.kept for stage, output in zip(stages, outputs)]
+    read = [stage.conv[0].in_channels for stage in stages]
+    left = [output - keep for output, keep in zip(outputs, kept)]
+    assert [*read, 0] == [x.shape[1], *left], "each stage reads what the one before it leaves"
+    assert all(stage.slope >= 0 for stage in stages), "the sign of an output must tell its slope"
+    tensors = [t for stage in stages for t in tensors_of(stage.conv)]
+    return SeparableChain.apply(x, kept, [stage.slope for stage in stages], *tensors)
 
 
 class SeparableChain(torch.autograd.Function):
@@ -94,7 +119,7 @@ class SeparableChain(torch.autograd.Function):
         out = x.new_empty(n, sum(kept), height, width)
         rests = [x.new_empty(n, len(w) - keep, height, width) for w, keep in zip(parameters[2::4], kept)]
         stages = c_stages(parameters, kept, slopes, rests)
-        library().chain_forward(
+        compiled()[0].chain_forward(
             stages, len(stages), CShape(n, height, width), x.data_ptr(), out.data_ptr(), torch.get_num_threads()
         )
         # what an activation made tells its slope; without one, layers after this may work in place
@@ -109,12 +134,13 @@ class SeparableChain(torch.autograd.Function):
         n, _, height, width = x.shape
         rests, parameters = others[: len(ctx.kept)], others[len(ctx.kept) :]
         stages = c_stages(parameters, ctx.kept, ctx.slopes, rests)
-        x_gradient, gradient = torch.empty_like(x), gradient.contiguous()
+        x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        gradient = gradient.contiguous()
         sizes = [p.numel() for p in parameters]
         gradients = x.new_zeros(n, sum(sizes))  # of each image: their sum does not depend on the number of threads
         values = gradient if out is None else out  # of no effect where every slope is 1
-        pointers = (t.data_ptr() for t in (x, values, gradient, x_gradient, gradients))
-        library().chain_backward(stages, len(stages), CShape(n, height, width), *pointers, torch.get_num_threads())
+        pointers = (None if t is None else t.data_ptr() for t in (x, values, gradient, x_gradient, gradients))
+        compiled()[0].chain_backward(stages, len(stages), CShape(n, height, width), *pointers, torch.get_num_threads())
         split = gradients.sum(dim=0).split(sizes)
         return x_gradient, None, None, *(g.view_as(p) for g, p in zip(split, parameters))
 
@@ -122,6 +148,7 @@ class SeparableChain(torch.autograd.Function):
 def c_stages(
     parameters: Sequence[Tensor], kept: Sequence[int], slopes: Sequence[float], rests: Sequence[Tensor]
 ) -> ctypes.Array:
+    """The chain as C++ reads it; whoever calls keeps the tensors alive."""
     stages = []
     for i, (keep, slope, rest) in enumerate(zip(kept, slopes, rests)):
         depthwise, _, pointwise, _ = four = parameters[4 * i : 4 * i + 4]

@@ -22,6 +22,7 @@ from utils.photo import Photo, read_photo, write_photo
 
 SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
 RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
+RUN |= {"curve": [{"iteration": i, "hours": i / 9, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0} for i in (1, 2)]}
 RUN |= {"data": {"sets": ["DIV2K_decoded"]}, "metrics": {"valid_psnr_db": 30.0}}
 
 
@@ -139,6 +140,12 @@ def test_all_prints_one_table_and_plots_it(set5, published, capsys):
     assert {f"{result['average_psnr_db']:.3f}" for result in results} == {row[6] for row in rows}
     assert run("--all", "--protocol", "paper") == 0
     assert "DRLN_slim" not in capsys.readouterr().out
+
+
+def test_curves_need_weights_that_hold_one(set5, published, capsys):
+    save_weights(published / "tiny.safetensors", build_model("IMDN_RTC", **SIZES), RUN | {"curve": []})
+    assert run("--all", "--curves", "curves.png") == 1
+    assert "no weights here hold the curve" in capsys.readouterr().err and not Path("curves.png").exists()
 
 
 def test_all_training_tells_how_each_was_made(published, capsys):

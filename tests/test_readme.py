@@ -69,6 +69,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     sizes = {"nf": 40, "num_modules": 6, "scale": 3}
     leg = {"command": "python train.py", "commit": "0" * 40, "from_iteration": 0}
     metadata = {"model": "IMDN_dw", "hyperparameters": sizes, "commands": [leg], "data": {"sets": []}, "metrics": {}}
+    metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
     for target in (demo.DEFAULT_CHECKPOINT, Path(TRAINED, "best.safetensors")):
         save_weights(target, build_model("IMDN_dw", **sizes), metadata)

@@ -1,15 +1,19 @@
 """The compiled separable convs against PyTorch's layers."""
 
+import os
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
-from models import separable
+from models import build_model, separable
 from models.blocks import ActivatedSeparableConv, SeparableConv, SeparableDistillationBlock
-from models.separable import ChainStage, runs_native, separable_chain
+from models.separable import ChainStage, separable_chain
 from utils import native
 
-needs_compiler = pytest.mark.skipif(separable.library() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(separable.compiled()[0] is None, reason="no C++ compiler")
 
 
 def plain_chain(x, stages):
@@ -40,8 +44,8 @@ CHAINS = {
     "distillation": [(12, 12, 3, 0.05), (9, 12, 3, 0.05), (9, 12, 3, 0.05), (9, 3, None, 1.0)],
     "nothing kept on the way": [(4, 8, 0, 0.1), (8, 2, None, 1.0)],
 }
-# a pixel, a column, a row, less than a vector, a vector, several bands, several tiles
-SIZES = ((1, 1), (9, 1), (1, 21), (5, 7), (16, 16), (3, 700), (70, 33))
+# a pixel, a column, a row, less than a vector, a vector, several tiles, several bands of the widest chain
+SIZES = ((1, 1), (9, 1), (1, 21), (5, 7), (16, 16), (70, 33), (11, 1100))
 
 
 @needs_compiler
@@ -86,23 +90,92 @@ def test_what_is_not_a_number_stays_so():
     assert y[0, :, 2:5, 2:5].isnan().all() and y[0, :, 5:].isfinite().all()
 
 
+def is_native(y):
+    return "SeparableChain" in type(y.grad_fn).__name__
+
+
 @needs_compiler
 def test_the_blocks_take_it_where_it_fits():
-    """float32 on the CPU takes the pass; half precision, double and modules one at a time do not."""
     x = torch.randn(1, 8, 6, 6)
-    assert runs_native(x) and not runs_native(x.double()) and not runs_native(x.to("meta"))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not runs_native(x)
     for layer in (SeparableConv(8, 8), ActivatedSeparableConv(8, 8, 0.1), SeparableDistillationBlock(8)):
         compute = layer.distil if isinstance(layer, SeparableDistillationBlock) else layer
-        assert "SeparableChain" in type(compute(x).grad_fn).__name__
+        native_y = compute(x)
         for module in layer.modules():
             module.fused = False
-        assert "SeparableChain" not in type(compute(x).grad_fn).__name__
+        assert is_native(native_y) and not is_native(compute(x))
+        torch.testing.assert_close(native_y, compute(x), rtol=1e-5, atol=1e-5)
 
 
 @needs_compiler
-def test_a_library_is_built_once(tmp_path, monkeypatch):
+def test_what_it_cannot_read_is_the_layers_to_run_or_to_refuse():
+    conv, x = SeparableConv(8, 8), torch.randn(1, 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_native(conv(x))
+    assert conv(x[0]).shape == (8, 6, 6) and conv(x[:0]).shape == (0, 8, 6, 6)
+    assert not is_native(SeparableConv(8, 8).double()(x.double()))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert conv(mode.from_tensor(x)).shape == x.shape
+    for wrong in (x[:, :4], x.double()):
+        with pytest.raises(RuntimeError):
+            conv(wrong)
+    with pytest.raises(RuntimeError):
+        SeparableConv(8, 8).double()(x)
+
+
+@needs_compiler
+def test_weights_that_are_computed_are_read():
+    conv, x = SeparableConv(4, 4), torch.randn(1, 4, 5, 5)
+    torch.nn.utils.parametrizations.weight_norm(conv[1])
+    assert is_native(conv(x))
+    torch.testing.assert_close(conv(x), conv[1](conv[0](x)), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_an_image_that_needs_no_gradient_gets_none():
+    conv, x = SeparableConv(4, 6), torch.randn(2, 4, 5, 5)
+    (conv(x) * torch.arange(5.0)).sum().backward()
+    gradients = [p.grad.clone() for p in conv.parameters()]
+    conv.zero_grad()
+    (conv(x.requires_grad_()) * torch.arange(5.0)).sum().backward()
+    assert all(map(torch.equal, gradients, (p.grad for p in conv.parameters())))
+
+
+@pytest.mark.parametrize("name", ("IMDN_dw", "DRLN_slim", "DRLN_dw"))
+@needs_compiler
+def test_networks_compute_what_their_modules_do(name):
+    torch.manual_seed(0)
+    model, x = build_model(name, nf=8, num_modules=4), torch.rand(2, 3, 13, 18)
+    fast = model(x)
+    for module in model.modules():
+        module.fused = False
+    torch.testing.assert_close(fast, model(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_stages_that_do_not_fit_are_refused():
+    for stages in ([ChainStage(SeparableConv(4, 4), 3)], [ChainStage(SeparableConv(4, 4), slope=-0.1)]):
+        with pytest.raises(AssertionError):
+            separable_chain(torch.zeros(1, 4, 3, 3), stages)
+
+
+@needs_compiler
+@pytest.mark.parametrize("narrower", ("-mno-avx512f", "-mno-avx"))
+def test_narrower_vectors_compute_the_same(narrower, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    stages, x = [ChainStage(SeparableConv(7, 9), 4, 0.05), ChainStage(SeparableConv(5, 3))], torch.randn(2, 7, 9, 37)
+    wide = results(separable_chain, x, stages)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} {narrower}")
+    library, reason = separable.compiled.__wrapped__()
+    if library is None:
+        pytest.skip(reason)
+    monkeypatch.setattr(separable, "compiled", lambda: (library, ""))
+    for value, expected in zip(results(separable_chain, x, stages), wide, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@needs_compiler
+def test_a_library_is_built_once_and_again_where_it_is_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "answer.cpp"
     source.write_text('extern "C" int answer() { return 42; }')
@@ -113,18 +186,25 @@ def test_a_library_is_built_once(tmp_path, monkeypatch):
     assert built.stat().st_mtime_ns == before
     source.write_text('extern "C" int answer() { return 43; }')
     assert native.load_library(source).answer() == 43
+    (other,) = set(built.parent.iterdir()) - {built}
+    other.rename(other.with_suffix(".moved"))  # a loaded file must not be written to
+    other.write_text("damaged")
+    assert native.load_library(source).answer() == 43
 
 
-@pytest.mark.parametrize("compiler", ("no-such-compiler", "false", ""))
-def test_without_a_compiler_there_is_no_library(compiler, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("compiler", "why"), (("no-such-compiler", "no C++ compiler"), ("false", "false failed"), ("", "is empty"))
+)
+def test_without_a_compiler_there_is_a_reason(compiler, why, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
-    assert native.load_library(separable.SOURCE) is None
+    with pytest.raises(native.NativeError, match=re.escape(why)):
+        native.load_library(separable.SOURCE)
     assert not list(tmp_path.rglob("*.so"))
 
 
 def test_without_a_library_the_layers_run(monkeypatch):
-    monkeypatch.setattr(separable, "library", lambda: None)
+    monkeypatch.setattr(separable, "compiled", lambda: (None, "no reason"))
     layer, x = ActivatedSeparableConv(4, 6, 0.1), torch.randn(1, 4, 5, 5)
-    assert "SeparableChain" not in type(layer(x).grad_fn).__name__
+    assert not is_native(layer(x))
     torch.testing.assert_close(layer(x), plain_chain(x, [ChainStage(layer[0], slope=0.1)]))

@@ -14,30 +14,40 @@ from utils.files import atomic_path
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 
 
-def load_library(source: Path) -> ctypes.CDLL | None:
+class NativeError(RuntimeError):
+    """C++ that cannot be compiled or loaded here; the message says why."""
+
+
+def load_library(source: Path) -> ctypes.CDLL:
     """Compiles a C++ file, once for each machine and version of the file, and loads it.
 
-    The compiler is $CXX, else c++; what it made is kept under $XDG_CACHE_HOME (~/.cache). On Linux its OpenMP is the
-    one that PyTorch has loaded, so that both share their threads.
+    The compiler is $CXX, else c++; it must take GCC's flags. What it made is kept under $XDG_CACHE_HOME (~/.cache).
+    With PyTorch's wheels for Linux its OpenMP is the one that PyTorch has loaded, so that both share their threads.
 
-    Returns:
-        The library, or None where there is no compiler, or it or the machine cannot do it.
+    Raises:
+        NativeError: no compiler, or it, the cache or the machine cannot do it.
     """
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if not compiler or shutil.which(compiler[0]) is None:
-        return None
+        raise NativeError(f"no C++ compiler ({' '.join(compiler) or '$CXX is empty'})")
+    key = hashlib.sha256("\0".join((source.read_text(), *compiler, *FLAGS, processor())).encode()).hexdigest()
     try:
-        code = source.read_bytes()
-        key = hashlib.sha256(b"\0".join([code, *map(str.encode, (*compiler, *FLAGS, processor()))])).hexdigest()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         target = cache / "lightweight-super-resolution" / f"{source.stem}-{key[:16]}.so"
-        if not target.exists():
-            with atomic_path(target) as temporary:
-                command = [*compiler, *FLAGS, "-o", str(temporary), str(source)]
-                subprocess.run(command, capture_output=True, check=True, timeout=120)
+        if target.exists():
+            try:
+                return ctypes.CDLL(str(target))
+            except OSError:  # damaged, or of another system that shares the folder
+                pass
+        with atomic_path(target) as temporary:
+            command = [*compiler, *FLAGS, "-o", str(temporary), str(source)]
+            subprocess.run(command, capture_output=True, check=True, text=True, timeout=120)
         return ctypes.CDLL(str(target))
-    except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: no home directory
-        return None
+    except subprocess.CalledProcessError as error:
+        reason = next((line for line in error.stderr.splitlines() if "error" in line), "")
+        raise NativeError(f"{compiler[0]} failed{reason and ': ' + reason}") from error
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: no home directory
+        raise NativeError(str(error)) from error
 
 
 def processor() -> str:
