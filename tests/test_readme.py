@@ -65,14 +65,17 @@ def workplace(tmp_path, monkeypatch) -> Path:
     write_rgb(Path("small.png"), smooth_image(48, 48))
     torch.save({f"module.{k}": v for k, v in build_model("IMDN", scale=3).state_dict().items()}, "IMDN_x3.pth")
     monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
-    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf40_m6_x3.safetensors")
-    sizes = {"nf": 40, "num_modules": 6, "scale": 3}
     leg = {"command": "python train.py", "commit": "0" * 40, "from_iteration": 0}
-    metadata = {"model": "IMDN_dw", "hyperparameters": sizes, "commands": [leg], "data": {"sets": []}, "metrics": {}}
+    metadata = {"model": "IMDN_dw", "commands": [leg], "data": {"sets": []}, "metrics": {}}
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
-    for target in (demo.DEFAULT_CHECKPOINT, Path(TRAINED, "best.safetensors")):
-        save_weights(target, build_model("IMDN_dw", **sizes), metadata)
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf32_m10_x3.safetensors")
+    first, second = ({"nf": nf, "num_modules": modules, "scale": 3} for nf, modules in ((40, 6), (32, 10)))
+    best = {f"{TRAINED}/best": first, "runs/IMDN_dw_nf32_m10_x3/best": second, "runs/leg2/best": second}
+    for name, sizes in {"checkpoint/IMDN_dw_nf32_m10_x3": second, **best}.items():
+        save_weights(
+            Path(f"{name}.safetensors"), build_model("IMDN_dw", **sizes), metadata | {"hyperparameters": sizes}
+        )
     return tmp_path
 
 
