@@ -405,4 +405,4 @@ def read_named(path: Path) -> np.ndarray:
     try:
         return read_rgb(path)
     except (ValueError, OSError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -57,7 +57,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     network = parser.add_argument_group("network")
     network.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
     network.add_argument("--all", action="store_true", help="every file in checkpoint/")
-    network.add_argument("--model", choices=list(MODELS), help="for weights that do not say, or with --cost-only")
+    network.add_argument(
+        "--model", choices=list(MODELS), help="published weights, weights that do not say, or --cost-only"
+    )
     network.add_argument("--nf", type=int, help="features, likewise")
     network.add_argument("--modules", type=int, help="blocks, likewise")
     network.add_argument("--scale", type=int, choices=(2, 3, 4), help="likewise")
@@ -184,12 +186,25 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     }
 
 
+def published_file(args: argparse.Namespace) -> Path:
+    """The weights of --model in checkpoint/, or the default ones."""
+    if not args.model:
+        return DEFAULT_CHECKPOINT
+    name = network_name(args.model, complete_hyperparameters(args.model, **sizes(args)))
+    file = PUBLISHED / f"{name}.safetensors"
+    if not file.exists():
+        raise CheckpointError(
+            f"{PUBLISHED} holds no weights of {name}; --checkpoint names others, --cost-only needs none"
+        )
+    return file
+
+
 def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
     """The network of --checkpoint on --device, and its metadata."""
     if args.backend == "onnxruntime":
         model = OnnxNetwork(args.checkpoint)
         return model, model.metadata
-    model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT, args.model, **sizes(args))
+    model, metadata = load_model(args.checkpoint or published_file(args), args.model, **sizes(args))
     return model.to(args.device), metadata
 
 

@@ -142,6 +142,14 @@ def test_all_prints_one_table_and_plots_it(set5, published, capsys):
     assert "DRLN_slim" not in capsys.readouterr().out
 
 
+def test_a_named_network_is_that_of_checkpoint(set5, published, capsys):
+    model = build_model("IMDN_dw", **SIZES)
+    save_weights(published / "IMDN_dw_nf8_m1_x3.safetensors", model, RUN | {"model": "IMDN_dw"})
+    assert run_json(capsys, "--model", "IMDN_dw", "--nf", 8, "--modules", 1)["model"] == "IMDN_dw"
+    assert run("--model", "DRLN_slim") == 1
+    assert "holds no weights of DRLN_slim_nf36_m8_x3" in capsys.readouterr().err
+
+
 def test_curves_need_weights_that_hold_one(set5, published, capsys):
     save_weights(published / "tiny.safetensors", build_model("IMDN_RTC", **SIZES), RUN | {"curve": []})
     assert run("--all", "--curves", "curves.png") == 1

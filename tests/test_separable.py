@@ -193,7 +193,8 @@ def test_a_library_is_built_once_and_again_where_it_is_damaged(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("compiler", "why"), (("no-such-compiler", "no C++ compiler"), ("false", "false failed"), ("", "is empty"))
+    ("compiler", "why"),
+    (("no-such-compiler", "no C++ compiler"), ("false", "compiler false failed"), ("", "is empty")),
 )
 def test_without_a_compiler_there_is_a_reason(compiler, why, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -45,7 +45,7 @@ def load_library(source: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except subprocess.CalledProcessError as error:
         reason = next((line for line in error.stderr.splitlines() if "error" in line), "")
-        raise NativeError(f"{compiler[0]} failed{reason and ': ' + reason}") from error
+        raise NativeError(f"the compiler {compiler[0]} failed{reason and ': ' + reason}") from error
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: no home directory
         raise NativeError(str(error)) from error
 

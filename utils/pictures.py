@@ -79,7 +79,7 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
         BUDGET_GFLOPS, linestyle=":", color="tab:blue", label=f"budget: {BUDGET_GFLOPS} G, {BUDGET_PSNR_DB} dB"
     )
     axes.axhline(BUDGET_PSNR_DB, linestyle=":", color="tab:blue")
-    axes.set(xscale="log", xlim=(1.5, 150), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
+    axes.set(xscale="log", xlim=(1, 150), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="lower right")
     _save(figure, path)
