@@ -97,7 +97,7 @@ def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
         for i, (network, curve) in enumerate(curves.items()):
             points = [(point[key], point["set5_psnr_db"]) for point in curve if point["set5_psnr_db"] is not None]
             if points:
-                axes.plot(*zip(*points), color=f"C{i}", label=network)
+                axes.plot(*zip(*points), marker=".", markersize=3, color=f"C{i}", label=network)
                 if network in reports:
                     axes.axhline(reports[network], color=f"C{i}", linestyle=":", linewidth=1)
         axes.set(xlabel=label)
