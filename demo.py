@@ -122,6 +122,8 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     for flag in ("checkpoint", "model", "input", "compare", "csv", "publish"):
         if args.all and getattr(args, flag):
             parser.error(f"--{flag} does not go with --all, which scores what is in checkpoint/")
+    if args.training and (args.plot or args.curves or args.json):
+        parser.error("--training prints metadata: no --plot, --curves or --json with it")
     if args.backend == "onnxruntime" and not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
         parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
     if args.web and (args.all or args.publish or args.input or args.compare or args.export):
@@ -436,8 +438,9 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 
 
 def open_page(args: argparse.Namespace):
-    """The page with every network of checkpoint/, or that of --checkpoint."""
-    files = [args.checkpoint] if args.checkpoint else published_files()
+    """The page with every network of checkpoint/, or that of --checkpoint or --model."""
+    one = args.checkpoint or (args.model and published_file(args))
+    files = [one] if one else published_files()
     return build_page({file.stem: upscaler(*load_model(file, args.model, **sizes(args)), args) for file in files})
 
 

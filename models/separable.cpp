@@ -23,7 +23,7 @@ constexpr int LANES = 8, TILE_VECTORS = 2, DOT_ROWS = 3, DOT_COLUMNS = 4;
 #else
 constexpr int LANES = 4, TILE_VECTORS = 2, DOT_ROWS = 3, DOT_COLUMNS = 4;
 #endif
-constexpr int TILE_ROWS = 6;            // with TILE_VECTORS, what the vector registers hold
+constexpr int TILE_ROWS = 6;  // with TILE_VECTORS, what the vector registers hold
 constexpr int64_t BAND_FLOATS = 1 << 17;  // of a band's buffers: half of a 1 MB L2 cache
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
