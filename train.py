@@ -549,6 +549,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             save(model, ema, optimizer, run, is_best, description, args)
             log_to_tensorboard(entry)
             print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
+    ranks.meet()
     return run.history[-1]
 
 

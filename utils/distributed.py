@@ -1,5 +1,6 @@
 """One process or several: torchrun starts them and names them in the environment."""
 
+import gc
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -33,8 +34,18 @@ class Ranks:
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
 
+    def meet(self) -> None:
+        """Waits for all ranks, after the last thing that they do together.
+
+        One that ended at once could find Python gone while a thread of gloo's still frees the last sum's tensor, and
+        abort: "terminate called without an active exception".
+        """
+        if self.world > 1:
+            dist.barrier()
+
     def leave(self) -> None:
         if dist.is_initialized():
+            gc.collect()  # what still refers to the group would keep its threads
             dist.destroy_process_group()
 
     def share(self, indices: Sequence[int]) -> Sequence[int]:
