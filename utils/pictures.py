@@ -13,7 +13,9 @@ from matplotlib.patches import Rectangle
 
 from utils.files import atomic_path
 from utils.metrics import BUDGET_GFLOPS, BUDGET_PSNR_DB
-from utils.tables import REPORT
+from utils.tables import REPORT, network_key
+
+LABEL_HEIGHT_DB = 0.035  # of one line of draw_psnr_against_flops
 
 Crop = tuple[int, int, int]  # left, top, side
 
@@ -62,27 +64,47 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
         results: each with model, hyperparameters, flops_g and average_psnr_db.
     """
     figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    axes.scatter(
-        *zip(*((cost, psnr_db) for cost, _, psnr_db in REPORT.values())), marker="x", color="0.45", label="report"
-    )
-    beside = {"ha": "left", "va": "center", "xytext": (6, 0)}, {"ha": "right", "va": "center", "xytext": (-6, 0)}
-    by_psnr = sorted(REPORT.items(), key=lambda row: row[1][2])
-    for i, ((name, nf, modules), (cost, _, psnr_db)) in enumerate(by_psnr):  # neighbours on either side
-        label = f"{name} {nf}/{modules}"
-        axes.annotate(label, (cost, psnr_db), fontsize=6, color="0.45", textcoords="offset points", **beside[i % 2])
-    points = [(result["flops_g"], result["average_psnr_db"]) for result in results]
-    axes.scatter(*zip(*points), color="tab:red", label="this repository", zorder=3)
-    for result, point in zip(results, points):
-        name = "{} {nf}/{num_modules}".format(result["model"], **result["hyperparameters"])
-        axes.annotate(name, point, fontsize=6, color="tab:red", textcoords="offset points", **beside[0])
+    reports = [(cost, psnr_db, key) for key, (cost, _, psnr_db) in REPORT.items()]
+    ours = [(result["flops_g"], result["average_psnr_db"], network_key(result)) for result in results]
+    for points, label, marker, color, align in (
+        (reports, "report", "x", "0.45", "left"),
+        (ours, "this repository", "o", "tab:red", "right"),
+    ):
+        axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], marker=marker, color=color, label=label)
+        label_networks(axes, points, align, color)
     axes.axvline(
         BUDGET_GFLOPS, linestyle=":", color="tab:blue", label=f"budget: {BUDGET_GFLOPS} G, {BUDGET_PSNR_DB} dB"
     )
     axes.axhline(BUDGET_PSNR_DB, linestyle=":", color="tab:blue")
-    axes.set(xscale="log", xlim=(1, 150), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
+    axes.set(xscale="log", xlim=(1, 200), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="lower right")
     _save(figure, path)
+
+
+def label_networks(
+    axes: plt.Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], align: str, color: str
+) -> None:
+    """Writes each network's name beside its point, moved up where it would touch the one below.
+
+    Args:
+        points: (x, y, (model, nf, modules)).
+        align: the edge of the text that is at the point: `left` or `right`.
+    """
+    below = float("-inf")
+    for x, y, (model, nf, modules) in sorted(points, key=lambda point: point[1]):
+        below = max(y, below + LABEL_HEIGHT_DB)
+        axes.annotate(
+            f"{model} {nf}/{modules}",
+            (x, y),
+            xytext=(8 if align == "left" else -8, below),
+            textcoords=("offset points", "data"),
+            ha=align,
+            va="center",
+            fontsize=6,
+            color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
+        )
 
 
 def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
