@@ -1,10 +1,17 @@
 import json
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.log import read_log, write_log
-from utils.pictures import draw_learning_curves, draw_psnr_against_flops, most_different_crop
+from utils.pictures import (
+    LABEL_HEIGHT_DB,
+    draw_learning_curves,
+    draw_psnr_against_flops,
+    label_networks,
+    most_different_crop,
+)
 from utils.plots import draw_plots
 from utils.tables import REPORT, results_table
 
@@ -48,6 +55,15 @@ def test_pictures_open(tmp_path):
     draw_learning_curves(tmp_path / "c.png", {"IMDN_dw 40/6": points, "mine 8/1": points, "without": []})
     for name in "pc":
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[0] > 200
+
+
+def test_labels_of_close_points_stay_apart():
+    figure, axes = plt.subplots()
+    heights = {"C": 32.0, "A": 31.0, "B": 31.01}
+    label_networks(axes, [(10, y, (name, 40, 6)) for name, y in heights.items()], "left", "red")
+    placed = {text.get_text(): text.xyann[1] for text in axes.texts}
+    plt.close(figure)
+    assert placed == {"A 40/6": 31.0, "B 40/6": 31.0 + LABEL_HEIGHT_DB, "C 40/6": 32.0}
 
 
 def test_plots_leave_out_what_was_not_measured(tmp_path):
