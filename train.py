@@ -28,8 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
-from models import MODELS, build_model, complete_hyperparameters, separable
-from models.blocks import SeparableConv
+from models import MODELS, build_model, chain, complete_hyperparameters
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
 from utils.distributed import Ranks
@@ -516,9 +515,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
             + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
         )
-        has_separable = any(isinstance(module, SeparableConv) for module in model.modules())
-        if args.device == "cpu" and has_separable and (reason := separable.compiled()[1]):
-            print(f"separable convs run a layer at a time, which is slower: {reason}")
+        if args.device == "cpu" and (reason := chain.compiled()[1]):
+            print(f"convs run a layer at a time, which is slower: {reason}")
         log_to_tensorboard = open_tensorboard(args)
 
     # loop

@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.separable import ChainStage, runs_native, separable_chain
+from models.chain import ChainStage, conv_chain, runs_native
 
 SCALES = (2, 3, 4)
 
@@ -22,8 +22,18 @@ def check_scale(scale: int) -> None:
     require(scale in SCALES, f"scale is {scale}; allowed: 2, 3, 4")
 
 
-def conv3x3(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+class Conv3x3(nn.Conv2d):
+    """A 3×3 conv that keeps height and width; `fused` runs it by C++ on the CPU."""
+
+    fused = True
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused and runs_native(x, self):
+            return conv_chain(x, [ChainStage(self)])
+        return super().forward(x)
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -43,12 +53,9 @@ class SeparableConv(nn.Sequential):
             nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels), conv1x1(in_channels, out_channels)
         )
 
-    def stage(self, kept: int | None = None, slope: float = 1.0) -> ChainStage:
-        return ChainStage(self, kept, slope)
-
     def forward(self, x: Tensor) -> Tensor:
         if self.fused and runs_native(x, self):
-            return separable_chain(x, [self.stage()])
+            return conv_chain(x, [ChainStage(self)])
         return super().forward(x)
 
 
@@ -64,11 +71,11 @@ class ActivatedSeparableConv(nn.Sequential):
         super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope, inplace=True))
 
     def stage(self) -> ChainStage:
-        return self[0].stage(slope=self[1].negative_slope)
+        return ChainStage(self[0], slope=self[1].negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused and runs_native(x, self[0]):
-            return separable_chain(x, [self.stage()])
+            return conv_chain(x, [self.stage()])
         return super().forward(x)
 
 
@@ -98,7 +105,13 @@ class ScaledPointwise(nn.Sequential):
 
 def pixel_shuffle_upsampler(nf: int, scale: int) -> nn.Sequential:
     """3×3 conv to 3·scale² channels, then rearranged: (N, nf, H, W) -> (N, 3, scale·H, scale·W)."""
-    return nn.Sequential(conv3x3(nf, 3 * scale**2), nn.PixelShuffle(scale))
+    return nn.Sequential(Conv3x3(nf, 3 * scale**2), nn.PixelShuffle(scale))
+
+
+def linear_of(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """What a conv makes of maps of one pixel: (N, C) -> (N, out). Only the centre of its kernel meets data."""
+    centre = conv.kernel_size[0] // 2
+    return F.linear(x, conv.weight[:, :, centre, centre], conv.bias)
 
 
 def float32_region(device_type: str) -> AbstractContextManager:
@@ -129,8 +142,11 @@ def check_distillation(nf: int) -> None:
 class DistillationBlock(nn.Module):
     """The IMDB's three-fold split: each step keeps a quarter of the channels and refines the rest.
 
-    Subclasses set c1…c4 (a conv takes the step) and what follows the concatenation of the four kept quarters.
+    Subclasses set c1…c4 (a conv takes the step) and what follows the concatenation of the four kept quarters. `fused`
+    runs all four by C++ on the CPU.
     """
+
+    fused = True
 
     c1: nn.Module
     c2: nn.Module
@@ -143,7 +159,14 @@ class DistillationBlock(nn.Module):
         self.sizes = (nf // 4, nf - nf // 4)
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
 
+    def stages(self) -> list[ChainStage]:
+        last = self.c4.stage() if isinstance(self.c4, ActivatedSeparableConv) else ChainStage(self.c4)
+        return [ChainStage(c, self.sizes[0], self.act.negative_slope) for c in (self.c1, self.c2, self.c3)] + [last]
+
     def distil(self, x: Tensor) -> Tensor:
+        stages = self.stages()
+        if self.fused and runs_native(x, *(stage.conv for stage in stages)):
+            return conv_chain(x, stages)
         d1, rest = self.act(self.c1(x)).split(self.sizes, dim=1)
         d2, rest = self.act(self.c2(rest)).split(self.sizes, dim=1)
         d3, rest = self.act(self.c3(rest)).split(self.sizes, dim=1)
@@ -151,13 +174,11 @@ class DistillationBlock(nn.Module):
 
 
 class SeparableDistillationBlock(DistillationBlock):
-    """The same with depthwise-separable convs; `fused` runs all four in one pass on the CPU.
+    """The same with depthwise-separable convs.
 
     Args:
         last_act: whether c4 has a LeakyReLU too.
     """
-
-    fused = True
 
     def __init__(self, nf: int, negative_slope: float = 0.05, last_act: bool = False) -> None:
         super().__init__(nf, negative_slope)
@@ -170,13 +191,6 @@ class SeparableDistillationBlock(DistillationBlock):
             if last_act
             else SeparableConv(remaining, distilled)
         )
-
-    def distil(self, x: Tensor) -> Tensor:
-        distilled, slope = self.sizes[0], self.act.negative_slope
-        stages = [conv.stage(distilled, slope) for conv in (self.c1, self.c2, self.c3)] + [self.c4.stage()]
-        if self.fused and runs_native(x, *(stage.conv for stage in stages)):
-            return separable_chain(x, stages)
-        return super().distil(x)
 
 
 @torch.no_grad()

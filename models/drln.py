@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.blocks import (
     ActivatedSeparableConv,
+    Conv3x3,
     ScaledPointwise,
     SeparableConv,
     SeparableDistillationBlock,
@@ -16,12 +17,12 @@ from models.blocks import (
     check_distillation,
     check_scale,
     conv1x1,
-    conv3x3,
     damp,
     float32_region,
     full_precision,
     in_full_precision,
     interpolate_rgb,
+    linear_of,
     pass_through,
     pixel_shuffle_upsampler,
     require,
@@ -42,27 +43,37 @@ class LaplacianAttention(nn.Module):
     """Gates each channel by a pyramid of three dilated convs over its average.
 
     The pooled map is 1×1, so only the centre tap of each 3×3 kernel meets data; the others see zero padding.
+    `fused` multiplies by those alone; without it every layer runs as a module, which is how costs are counted.
     """
+
+    fused = True
 
     def __init__(self, nf: int, hidden: int, act: nn.Module) -> None:
         super().__init__()
         self.global_pool = True  # looks at the whole image
         self.average_pool = nn.AdaptiveAvgPool2d(1)
-        self.branches = nn.ModuleList(conv3x3(nf, hidden, dilation) for dilation in (3, 5, 7))
+        self.branches = nn.ModuleList(
+            nn.Conv2d(nf, hidden, 3, padding=dilation, dilation=dilation) for dilation in (3, 5, 7)
+        )
         self.act = act
-        self.expand = nn.Sequential(conv3x3(3 * hidden, nf), nn.Sigmoid())
+        self.expand = nn.Sequential(nn.Conv2d(3 * hidden, nf, 3, padding=1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
             mean = self.average_pool(full_precision(x))
-            gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
+            if self.fused:
+                hidden = torch.cat([linear_of(branch, mean.flatten(1)) for branch in self.branches], dim=1)
+                expand, sigmoid = self.expand
+                gate = sigmoid(linear_of(expand, self.act(hidden)))[:, :, None, None]
+            else:
+                gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
         return x * gate.to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
     """conv, ReLU, conv, add the input, ReLU."""
 
-    def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = conv3x3) -> None:
+    def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = Conv3x3) -> None:
         super().__init__()
         self.body = nn.Sequential(conv(channels, channels), nn.ReLU(inplace=True), conv(channels, channels))
 
@@ -127,8 +138,8 @@ def upsampler_at_high_resolution(nf: int, scale: int) -> nn.Sequential:
     steps = (2, 2) if scale == 4 else (scale,)
     layers: list[nn.Module] = []
     for step in steps:
-        layers += [conv3x3(nf, step**2 * nf), nn.ReLU(inplace=True), nn.PixelShuffle(step)]
-    return nn.Sequential(*layers, conv3x3(nf, 3))
+        layers += [Conv3x3(nf, step**2 * nf), nn.ReLU(inplace=True), nn.PixelShuffle(step)]
+    return nn.Sequential(*layers, Conv3x3(nf, 3))
 
 
 class MeanShiftedDRLN(nn.Module):
@@ -140,7 +151,7 @@ class MeanShiftedDRLN(nn.Module):
     def __init__(self, nf: int, scale: int, trunk: nn.Module, upsampler: nn.Sequential) -> None:
         super().__init__()
         self.subtract_mean = mean_shift(-1)
-        self.head = conv3x3(3, nf)
+        self.head = Conv3x3(3, nf)
         self.trunk = trunk
         self.upsampler = upsampler
         self.scale = scale
@@ -181,7 +192,7 @@ class DRLN(MeanShiftedDRLN):
         trunk = DenseGroups(
             sizes,
             block=lambda: DRLM(nf, residual_blocks=3, hidden=nf // 16),
-            compress=lambda k: nn.Sequential(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: nn.Sequential(Conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
             second_reads_residual=(1,),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
@@ -206,7 +217,7 @@ class DRLN_narrow(MeanShiftedDRLN):
         trunk = DenseGroups(
             [2] * (num_modules // 2),
             block=lambda: DRLM(nf, residual_blocks=2, hidden=max(1, nf // 12)),
-            compress=lambda k: nn.Sequential(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: nn.Sequential(Conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
 

@@ -7,17 +7,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.blocks import (
+    Conv3x3,
     DistillationBlock,
     ScaledPointwise,
     SeparableDistillationBlock,
     check_distillation,
     check_scale,
     conv1x1,
-    conv3x3,
     float32_region,
     full_precision,
     in_full_precision,
     interpolate_rgb,
+    linear_of,
     pixel_shuffle_upsampler,
     require,
 )
@@ -52,6 +53,11 @@ class ContrastAwareChannelAttention(nn.Module):
             mean = self.average_pool(precise)
             gate = self.gate(mean + channel_contrast(precise, mean))
         return x * gate.to(x.dtype)
+
+    def gate_from(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """The gate where a map's moments are known: (N, C), (N, C) -> (N, C)."""
+        reduce, act, expand, sigmoid = self.gate
+        return sigmoid(linear_of(expand, act(linear_of(reduce, mean + standard_deviation(variance)))))
 
 
 def channels_innermost(x: Tensor) -> Tensor:
@@ -90,27 +96,53 @@ def standard_deviation(variance: Tensor) -> Tensor:
     return variance.clamp_min(1e-12).sqrt()
 
 
+def add_product(x: Tensor, matrix: Tensor, bias: Tensor, h: Tensor) -> Tensor:
+    """x plus a 1×1 conv of h that is another for each image: (N, out, in) and (N or 1, out)."""
+    n, c, height, width = x.shape
+    matrix, bias = matrix.to(x.dtype), bias.to(x.dtype)
+    if h.is_contiguous():
+        out = torch.baddbmm(x.contiguous().flatten(2), matrix, h.flatten(2)).add_(bias[:, :, None])
+        return out.reshape(n, c, height, width)
+    out = torch.baddbmm(channels_innermost(x), channels_innermost(h), matrix.mT).add_(bias[:, None])
+    return out.reshape(n, height, width, c).permute(0, 3, 1, 2)
+
+
 class IMDB(DistillationBlock):
-    """Information multi-distillation block; `attention=False` gives the RTC variant's."""
+    """Information multi-distillation block; `attention=False` gives the RTC variant's.
+
+    `fused` computes the same faster; without it every layer runs as a module, which is how costs are counted.
+    """
 
     def __init__(self, nf: int, attention: bool = True) -> None:
         super().__init__(nf)
         distilled, remaining = self.sizes
-        self.c1 = conv3x3(nf, nf)
-        self.c2 = conv3x3(remaining, nf)
-        self.c3 = conv3x3(remaining, nf)
-        self.c4 = conv3x3(remaining, distilled)
+        self.c1 = Conv3x3(nf, nf)
+        self.c2 = Conv3x3(remaining, nf)
+        self.c3 = Conv3x3(remaining, nf)
+        self.c4 = Conv3x3(remaining, distilled)
         self.cca = ContrastAwareChannelAttention(nf) if attention else nn.Identity()
         self.c5 = conv1x1(nf, nf)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.c5(self.cca(self.distil(x)))
+        distilled = self.distil(x)
+        if self.fused:
+            return self.fused_tail(x, distilled)
+        return x + self.c5(self.cca(distilled))
+
+    def fused_tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        """x + c5(cca(distilled)) in one product with a matrix for each image."""
+        with float32_region(x.device.type):
+            matrix = self.c5.weight.flatten(1).expand(len(x), -1, -1)
+            if isinstance(self.cca, ContrastAwareChannelAttention):
+                mean, covariance = Moments.apply(full_precision(distilled))
+                matrix = matrix * self.cca.gate_from(mean[:, 0], covariance.diagonal(dim1=1, dim2=2))[:, None]
+        return add_product(x, matrix, self.c5.bias[None], distilled)
 
 
 class SeparableIMDB(SeparableDistillationBlock):
     """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them.
 
-    `fused` computes the same faster; without it every layer runs as a module, which is how costs are counted.
+    `fused` as in IMDB.
     """
 
     def __init__(self, nf: int) -> None:
@@ -130,23 +162,15 @@ class SeparableIMDB(SeparableDistillationBlock):
         All of it is linear but the gates, and those need only channel means and deviations; the second gate's follow
         from the mean and covariance of `distilled`, so that no other feature map is ever written.
         """
-        n, c, h, w = x.shape
         with float32_region(x.device.type):
             matrix, bias = self.c5.matrix_and_bias()
             mean, covariance = Moments.apply(full_precision(distilled))
-            deviation = standard_deviation(covariance.diagonal(dim1=1, dim2=2))
-            gate = self.cca.gate((mean[:, 0] + deviation).reshape(n, c, 1, 1)).reshape(n, 1, c)
-            matrix = matrix * gate  # (n, c out, c in)
+            gate = self.cca.gate_from(mean[:, 0], covariance.diagonal(dim1=1, dim2=2))
+            matrix = matrix * gate[:, None]  # (n, c out, c in)
             mean = torch.baddbmm(bias, mean, matrix.mT)
-            deviation = standard_deviation(((matrix @ covariance) * matrix).sum(dim=2))
-            gate = self.cca.gate((mean[:, 0] + deviation).reshape(n, c, 1, 1)).reshape(n, c, 1)
-            matrix, bias = gate * matrix, gate * bias[:, None]
-        matrix, bias = matrix.to(x.dtype), bias.to(x.dtype)
-        if distilled.is_contiguous():
-            out = torch.baddbmm(x.contiguous().flatten(2), matrix, distilled.flatten(2)).add_(bias)
-            return out.reshape(n, c, h, w)
-        out = torch.baddbmm(channels_innermost(x), channels_innermost(distilled), matrix.mT).add_(bias.mT)
-        return out.reshape(n, h, w, c).permute(0, 3, 1, 2)
+            gate = self.cca.gate_from(mean[:, 0], ((matrix @ covariance) * matrix).sum(dim=2))
+            matrix, bias = gate[:, :, None] * matrix, gate * bias
+        return add_product(x, matrix, bias, distilled)
 
 
 def add_pointwise(total: Tensor, kernel: Tensor, h: Tensor) -> Tensor:
@@ -183,10 +207,10 @@ class IMDN(nn.Module):
         check_scale(scale)
         check_distillation(nf)
         require(num_modules >= 1, f"modules is {num_modules}; IMDN needs at least 1")
-        self.head = conv3x3(3, nf)
+        self.head = Conv3x3(3, nf)
         self.blocks = nn.ModuleList(self.block(nf) for _ in range(num_modules))
         self.fusion = nn.Sequential(conv1x1(num_modules * nf, nf), nn.LeakyReLU(0.05, inplace=True))
-        self.trunk_conv = conv3x3(nf, nf)
+        self.trunk_conv = Conv3x3(nf, nf)
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,7 +264,7 @@ class IMDN_RTC(nn.Module):
         check_scale(scale)
         check_distillation(nf)
         require(num_modules >= 1, f"modules is {num_modules}; IMDN_RTC needs at least 1")
-        self.head = conv3x3(3, nf)
+        self.head = Conv3x3(3, nf)
         self.blocks = nn.Sequential(*(IMDB(nf, attention=False) for _ in range(num_modules)))
         self.trunk_conv = conv1x1(nf, nf)
         self.upsampler = pixel_shuffle_upsampler(nf, scale)

@@ -284,8 +284,8 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
 
 
-def test_slower_separable_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.separable, "compiled", lambda: (None, "no C++ compiler"))
+def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.chain, "compiled", lambda: (None, "no C++ compiler"))
     run(decoded, tmp_path, "--epochs", "1")
     assert "a layer at a time, which is slower: no C++ compiler" in capsys.readouterr().out
 

@@ -5,6 +5,11 @@ import copy
 import torch
 import torch.nn as nn
 from thop import profile
+from thop.vision.basic_hooks import count_convNd
+
+from models.blocks import Conv3x3
+
+CONVS = {Conv3x3: count_convNd}  # thop knows nn.Conv2d, not its subclasses
 
 
 def count_cost(model: nn.Module, size: int = 256) -> tuple[float, float]:
@@ -18,5 +23,6 @@ def count_cost(model: nn.Module, size: int = 256) -> tuple[float, float]:
         if hasattr(module, "fused"):
             module.fused = False  # thop counts modules that run
     with torch.inference_mode():
-        macs, params = profile(probe, inputs=(torch.empty(1, 3, size, size, device="meta"),), verbose=False)
+        image = torch.empty(1, 3, size, size, device="meta")
+        macs, params = profile(probe, inputs=(image,), custom_ops=CONVS, verbose=False)
     return 2 * macs / 1e9, params / 1e6

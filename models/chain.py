@@ -1,6 +1,7 @@
-"""Chains of separable convs on the CPU by one pass over each image, where a C++ compiler is at hand."""
+"""Convs in a row on the CPU, plain or separable, as compiled C++ where a compiler is at hand."""
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from utils.native import NativeError, load_library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+WIDE = 64  # channels, from which PyTorch's own 3×3 convs were as fast (Zen 4, AVX-512)
 
 
 class CShape(ctypes.Structure):
@@ -24,7 +26,7 @@ class CStage(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("in_channels", "out_channels", "kept")),
         *((name, ctypes.c_void_p) for name in ("depthwise_weight", "depthwise_bias")),
-        *((name, ctypes.c_void_p) for name in ("pointwise_weight", "pointwise_bias")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
         ("slope", ctypes.c_float),
         ("rest", ctypes.c_void_p),
     ]
@@ -44,25 +46,30 @@ def compiled() -> tuple[ctypes.CDLL | None, str]:
     return library, ""
 
 
-def tensors_of(conv: nn.Sequential) -> list[Tensor]:
-    """Weight and bias of the depthwise conv, then of the pointwise one."""
-    depthwise, pointwise = conv
-    return [depthwise.weight, depthwise.bias, pointwise.weight, pointwise.bias]
+def layers_of(conv: nn.Module) -> list[nn.Conv2d]:
+    """The depthwise conv, if it has one, and the one that gives its outputs."""
+    return list(conv) if isinstance(conv, nn.Sequential) else [conv]
 
 
-def runs_native(x: Tensor, *convs: nn.Sequential) -> bool:
-    """Whether `separable_chain` can stand for these convs: on plain float32 tensors that fit, on the CPU, outside
-    autocast, tracing and compiling, where the kernels could be built. What it refuses is the layers' to run or to
-    report.
+def tensors_of(conv: nn.Module) -> list[Tensor]:
+    """Weight and bias of each of its layers."""
+    return [t for layer in layers_of(conv) for t in (layer.weight, layer.bias)]
+
+
+def runs_native(x: Tensor, *convs: nn.Module) -> bool:
+    """Whether `conv_chain` can stand for these convs, and is worth it: on plain float32 tensors that fit, on the CPU,
+    outside autocast, tracing and compiling, where the kernels could be built. What it refuses is the layers' to run or
+    to report.
     """
     return (
         x.device.type == "cpu"
         and x.dim() == 4
         and x.numel() > 0
-        and x.shape[1] == convs[0][0].in_channels
+        and x.shape[1] == layers_of(convs[0])[0].in_channels
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and not any(isinstance(conv, nn.Conv2d) and max(conv.weight.shape[:2]) >= WIDE for conv in convs)
         and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
         and compiled()[0] is not None
     )
@@ -75,21 +82,22 @@ def is_plain(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class ChainStage:
-    """One separable conv of a chain.
+    """One conv of a chain.
 
     Attributes:
-        conv: depthwise 3×3 and pointwise 1×1, with biases. Their hooks do not run.
+        conv: a 3×3 `nn.Conv2d`, or depthwise 3×3 and pointwise 1×1 in a row; with biases, of stride 1 and padded by 1.
+            Hooks do not run.
         kept: its first output channels, which leave the chain here; None: all.
         slope: of the LeakyReLU after it, not negative; 1: none.
     """
 
-    conv: nn.Sequential
+    conv: nn.Module
     kept: int | None = None
     slope: float = 1.0
 
 
-def separable_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
-    """Separable convs in a row, each reading what the one before it did not keep.
+def conv_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
+    """Convs in a row, each reading what the one before it did not keep.
 
     It can be differentiated once; the layers themselves, with `fused` False, more often.
 
@@ -99,32 +107,38 @@ def separable_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
     Returns:
         (N, all kept channels, H, W): what each stage kept, concatenated.
     """
-    outputs = [stage.conv[1].out_channels for stage in stages]
+    layers = [layers_of(stage.conv) for stage in stages]
+    outputs = [of_stage[-1].out_channels for of_stage in layers]
     kept = [output if stage.kept is None else stage.kept for stage, output in zip(stages, outputs)]
-    read = [stage.conv[0].in_channels for stage in stages]
+    read = [of_stage[0].in_channels for of_stage in layers]
     left = [output - keep for output, keep in zip(outputs, kept)]
     assert [*read, 0] == [x.shape[1], *left], "each stage reads what the one before it leaves"
     assert all(stage.slope >= 0 for stage in stages), "the sign of an output must tell its slope"
-    tensors = [t for stage in stages for t in tensors_of(stage.conv)]
-    return SeparableChain.apply(x, kept, [stage.slope for stage in stages], *tensors)
+    assert all(len(of_stage) == 2 or of_stage[0].kernel_size == (3, 3) for of_stage in layers), "plain convs are 3×3"
+    tensors = [tensors_of(stage.conv) for stage in stages]
+    slopes = [stage.slope for stage in stages]
+    return ConvChain.apply(x, kept, slopes, [len(of_stage) for of_stage in tensors], *sum(tensors, []))
 
 
-class SeparableChain(torch.autograd.Function):
-    """Source of the computation: separable.cpp. Parameters: depthwise weight and bias, then pointwise, by stage."""
+class ConvChain(torch.autograd.Function):
+    """Source of the computation: chain.cpp. Parameters: `counts` of them for each stage, as `tensors_of`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, kept: Sequence[int], slopes: Sequence[float], *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx, x: Tensor, kept: Sequence[int], slopes: Sequence[float], counts: Sequence[int], *parameters: Tensor
+    ) -> Tensor:
         n, _, height, width = x.shape
         x, parameters = x.contiguous(), [p.contiguous() for p in parameters]
+        by_stage = in_groups(parameters, counts)
         out = x.new_empty(n, sum(kept), height, width)
-        rests = [x.new_empty(n, len(w) - keep, height, width) for w, keep in zip(parameters[2::4], kept)]
-        stages = c_stages(parameters, kept, slopes, rests)
+        rests = [x.new_empty(n, len(bias) - keep, height, width) for (*_, bias), keep in zip(by_stage, kept)]
+        stages = c_stages(by_stage, kept, slopes, rests)
         compiled()[0].chain_forward(
             stages, len(stages), CShape(n, height, width), x.data_ptr(), out.data_ptr(), torch.get_num_threads()
         )
         # what an activation made tells its slope; without one, layers after this may work in place
         ctx.save_for_backward(x, None if set(slopes) == {1.0} else out, *rests, *parameters)
-        ctx.kept, ctx.slopes = kept, slopes
+        ctx.kept, ctx.slopes, ctx.counts = kept, slopes, counts
         return out
 
     @staticmethod
@@ -133,7 +147,7 @@ class SeparableChain(torch.autograd.Function):
         x, out, *others = ctx.saved_tensors
         n, _, height, width = x.shape
         rests, parameters = others[: len(ctx.kept)], others[len(ctx.kept) :]
-        stages = c_stages(parameters, ctx.kept, ctx.slopes, rests)
+        stages = c_stages(in_groups(parameters, ctx.counts), ctx.kept, ctx.slopes, rests)
         x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         gradient = gradient.contiguous()
         sizes = [p.numel() for p in parameters]
@@ -142,16 +156,22 @@ class SeparableChain(torch.autograd.Function):
         pointers = (None if t is None else t.data_ptr() for t in (x, values, gradient, x_gradient, gradients))
         compiled()[0].chain_backward(stages, len(stages), CShape(n, height, width), *pointers, torch.get_num_threads())
         split = gradients.sum(dim=0).split(sizes)
-        return x_gradient, None, None, *(g.view_as(p) for g, p in zip(split, parameters))
+        return x_gradient, None, None, None, *(g.view_as(p) for g, p in zip(split, parameters))
+
+
+def in_groups(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
+    ends = list(itertools.accumulate(counts))
+    return [tensors[end - count : end] for end, count in zip(ends, counts)]
 
 
 def c_stages(
-    parameters: Sequence[Tensor], kept: Sequence[int], slopes: Sequence[float], rests: Sequence[Tensor]
+    parameters: Sequence[Sequence[Tensor]], kept: Sequence[int], slopes: Sequence[float], rests: Sequence[Tensor]
 ) -> ctypes.Array:
     """The chain as C++ reads it; whoever calls keeps the tensors alive."""
     stages = []
-    for i, (keep, slope, rest) in enumerate(zip(kept, slopes, rests)):
-        depthwise, _, pointwise, _ = four = parameters[4 * i : 4 * i + 4]
-        pointers = [p.data_ptr() for p in four]
-        stages.append(CStage(len(depthwise), len(pointwise), keep, *pointers, slope, rest.data_ptr()))
+    for of_stage, keep, slope, rest in zip(parameters, kept, slopes, rests):
+        out_channels, in_channels = of_stage[-2].shape[:2]  # a plain conv's weight, or the pointwise one's
+        depthwise = [None, None] if len(of_stage) == 2 else [t.data_ptr() for t in of_stage[:2]]
+        pointers = [*depthwise, *(t.data_ptr() for t in of_stage[-2:])]
+        stages.append(CStage(in_channels, out_channels, keep, *pointers, slope, rest.data_ptr()))
     return (CStage * len(stages))(*stages)

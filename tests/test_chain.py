@@ -1,27 +1,32 @@
-"""The compiled separable convs against PyTorch's layers."""
+"""The compiled convs against PyTorch's layers."""
 
+import copy
 import os
 import re
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
-from models import build_model, separable
-from models.blocks import ActivatedSeparableConv, SeparableConv, SeparableDistillationBlock
-from models.separable import ChainStage, separable_chain
+from models import build_model, chain
+from models.blocks import ActivatedSeparableConv, Conv3x3, DistillationBlock, SeparableConv
+from models.chain import ChainStage, conv_chain
+from models.imdn import IMDB, SeparableIMDB
 from utils import native
 
-needs_compiler = pytest.mark.skipif(separable.compiled()[0] is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(chain.compiled()[0] is None, reason="no C++ compiler")
 
 
 def plain_chain(x, stages):
-    """What `separable_chain` computes, a layer at a time."""
+    """What `conv_chain` computes, a layer at a time."""
     kept = []
     for stage in stages:
-        depthwise, pointwise = stage.conv
-        y = F.leaky_relu(pointwise(depthwise(x)), stage.slope)
+        for layer in chain.layers_of(stage.conv):
+            x = F.conv2d(x, layer.weight, layer.bias, padding=layer.padding, groups=layer.groups)
+        y = F.leaky_relu(x, stage.slope)
         split = y.shape[1] if stage.kept is None else stage.kept
         kept.append(y[:, :split])
         x = y[:, split:]
@@ -44,21 +49,34 @@ CHAINS = {
     "distillation": [(12, 12, 3, 0.05), (9, 12, 3, 0.05), (9, 12, 3, 0.05), (9, 3, None, 1.0)],
     "nothing kept on the way": [(4, 8, 0, 0.1), (8, 2, None, 1.0)],
 }
+KINDS = {
+    "separable": lambda i: SeparableConv,
+    "plain": lambda i: Conv3x3,
+    "in turn": lambda i: (Conv3x3, SeparableConv)[i % 2],
+}
+
+
+def stages_of(name, kind):
+    return [
+        ChainStage(KINDS[kind](i)(inputs, outputs), kept, slope)
+        for i, (inputs, outputs, kept, slope) in enumerate(CHAINS[name])
+    ]
+
+
 # a pixel, a column, a row, less than a vector, a vector, several tiles, several bands of the widest chain
 SIZES = ((1, 1), (9, 1), (1, 21), (5, 7), (16, 16), (70, 33), (11, 1100))
 
 
 @needs_compiler
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def test_one_pass_computes_what_the_layers_do(chain, size):
+def test_a_chain_computes_what_the_layers_do(name, kind, size):
     torch.manual_seed(0)
-    stages = [ChainStage(SeparableConv(i, o), kept, slope) for i, o, kept, slope in CHAINS[chain]]
-    x = torch.randn(3, CHAINS[chain][0][0], *size)
-    exact = [ChainStage(SeparableConv(i, o).double(), kept, slope) for i, o, kept, slope in CHAINS[chain]]
-    for stage, twin in zip(stages, exact):
-        twin.conv.load_state_dict(stage.conv.state_dict())
-    values, expectations = results(separable_chain, x, stages), results(plain_chain, x.double(), exact)
+    stages = stages_of(name, kind)
+    x = torch.randn(3, CHAINS[name][0][0], *size)
+    exact = [replace(stage, conv=copy.deepcopy(stage.conv).double()) for stage in stages]
+    values, expectations = results(conv_chain, x, stages), results(plain_chain, x.double(), exact)
     for value, expected in zip(values, expectations, strict=True):
         torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
@@ -66,11 +84,11 @@ def test_one_pass_computes_what_the_layers_do(chain, size):
 @needs_compiler
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     torch.manual_seed(0)
-    stages = [ChainStage(SeparableConv(6, 8), 2, 0.05), ChainStage(SeparableConv(6, 4))]
+    stages = [ChainStage(SeparableConv(6, 8), 2, 0.05), ChainStage(Conv3x3(6, 8), 4, 0.05), ChainStage(Conv3x3(4, 4))]
     x = torch.randn(2, 6, 40, 24)
-    alone = results(separable_chain, x, stages)
+    alone = results(conv_chain, x, stages)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)  # more than images: bands are shared out
-    for one, several in zip(alone, results(separable_chain, x, stages), strict=True):
+    for one, several in zip(alone, results(conv_chain, x, stages), strict=True):
         assert torch.equal(one, several)
 
 
@@ -78,27 +96,27 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
 def test_channels_last_is_taken_too():
     torch.manual_seed(0)
     stages, x = [ChainStage(SeparableConv(4, 4), slope=0.1)], torch.randn(2, 4, 6, 5)
-    expected = separable_chain(x, stages)
-    assert torch.equal(separable_chain(x.contiguous(memory_format=torch.channels_last), stages), expected)
+    expected = conv_chain(x, stages)
+    assert torch.equal(conv_chain(x.contiguous(memory_format=torch.channels_last), stages), expected)
 
 
 @needs_compiler
 def test_what_is_not_a_number_stays_so():
     x = torch.zeros(1, 4, 8, 8)
     x[0, 1, 3, 3] = float("nan")
-    y = separable_chain(x, [ChainStage(SeparableConv(4, 4), slope=0.1)])
+    y = conv_chain(x, [ChainStage(SeparableConv(4, 4), slope=0.1)])
     assert y[0, :, 2:5, 2:5].isnan().all() and y[0, :, 5:].isfinite().all()
 
 
 def is_native(y):
-    return "SeparableChain" in type(y.grad_fn).__name__
+    return "ConvChain" in type(y.grad_fn).__name__
 
 
 @needs_compiler
 def test_the_blocks_take_it_where_it_fits():
     x = torch.randn(1, 8, 6, 6)
-    for layer in (SeparableConv(8, 8), ActivatedSeparableConv(8, 8, 0.1), SeparableDistillationBlock(8)):
-        compute = layer.distil if isinstance(layer, SeparableDistillationBlock) else layer
+    for layer in (Conv3x3(8, 8), SeparableConv(8, 8), ActivatedSeparableConv(8, 8, 0.1), SeparableIMDB(8), IMDB(8)):
+        compute = layer.distil if isinstance(layer, DistillationBlock) else layer
         native_y = compute(x)
         for module in layer.modules():
             module.fused = False
@@ -123,6 +141,12 @@ def test_what_it_cannot_read_is_the_layers_to_run_or_to_refuse():
 
 
 @needs_compiler
+def test_wide_plain_convs_are_left_to_pytorch():
+    assert is_native(Conv3x3(chain.WIDE - 1, 4)(torch.randn(1, chain.WIDE - 1, 3, 3)))
+    assert not is_native(Conv3x3(chain.WIDE, 4)(torch.randn(1, chain.WIDE, 3, 3)))
+
+
+@needs_compiler
 def test_weights_that_are_computed_are_read():
     conv, x = SeparableConv(4, 4), torch.randn(1, 4, 5, 5)
     torch.nn.utils.parametrizations.weight_norm(conv[1])
@@ -140,7 +164,7 @@ def test_an_image_that_needs_no_gradient_gets_none():
     assert all(map(torch.equal, gradients, (p.grad for p in conv.parameters())))
 
 
-@pytest.mark.parametrize("name", ("IMDN_dw", "DRLN_slim", "DRLN_dw"))
+@pytest.mark.parametrize("name", ("IMDN", "IMDN_RTC", "IMDN_dw", "DRLN_slim", "DRLN_dw", "DRLN_narrow"))
 @needs_compiler
 def test_networks_compute_what_their_modules_do(name):
     torch.manual_seed(0)
@@ -153,24 +177,28 @@ def test_networks_compute_what_their_modules_do(name):
 
 @needs_compiler
 def test_stages_that_do_not_fit_are_refused():
-    for stages in ([ChainStage(SeparableConv(4, 4), 3)], [ChainStage(SeparableConv(4, 4), slope=-0.1)]):
+    for stages in (
+        [ChainStage(SeparableConv(4, 4), 3)],
+        [ChainStage(SeparableConv(4, 4), slope=-0.1)],
+        [ChainStage(nn.Conv2d(4, 4, 1))],
+    ):
         with pytest.raises(AssertionError):
-            separable_chain(torch.zeros(1, 4, 3, 3), stages)
+            conv_chain(torch.zeros(1, 4, 3, 3), stages)
 
 
 @needs_compiler
 @pytest.mark.parametrize("narrower", ("-mno-avx512f", "-mno-avx"))
 def test_narrower_vectors_compute_the_same(narrower, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    stages, x = [ChainStage(SeparableConv(7, 9), 4, 0.05), ChainStage(SeparableConv(5, 3))], torch.randn(2, 7, 9, 37)
-    wide = results(separable_chain, x, stages)
+    stages, x = [ChainStage(SeparableConv(7, 9), 4, 0.05), ChainStage(Conv3x3(5, 3))], torch.randn(2, 7, 9, 37)
+    wide = results(conv_chain, x, stages)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} {narrower}")
-    library, reason = separable.compiled.__wrapped__()
+    library, reason = chain.compiled.__wrapped__()
     if library is None:
         pytest.skip(reason)
-    monkeypatch.setattr(separable, "compiled", lambda: (library, ""))
-    for value, expected in zip(results(separable_chain, x, stages), wide, strict=True):
+    monkeypatch.setattr(chain, "compiled", lambda: (library, ""))
+    for value, expected in zip(results(conv_chain, x, stages), wide, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
@@ -200,12 +228,12 @@ def test_without_a_compiler_there_is_a_reason(compiler, why, tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
     with pytest.raises(native.NativeError, match=re.escape(why)):
-        native.load_library(separable.SOURCE)
+        native.load_library(chain.SOURCE)
     assert not list(tmp_path.rglob("*.so"))
 
 
 def test_without_a_library_the_layers_run(monkeypatch):
-    monkeypatch.setattr(separable, "compiled", lambda: (None, "no reason"))
+    monkeypatch.setattr(chain, "compiled", lambda: (None, "no reason"))
     layer, x = ActivatedSeparableConv(4, 6, 0.1), torch.randn(1, 4, 5, 5)
     assert not is_native(layer(x))
     torch.testing.assert_close(layer(x), plain_chain(x, [ChainStage(layer[0], slope=0.1)]))

@@ -1,11 +1,12 @@
-// Depthwise 3x3, pointwise 1x1, LeakyReLU and the split after them, as one pass over each image.
+// Convs in a row, 3x3 or depthwise 3x3 and pointwise 1x1, with the LeakyReLU and the split after each.
 //
 // A layer at a time, each of these writes a feature map to memory and reads it back. Here a band of rows is convolved
-// depthwise into a buffer that stays in the cache, and multiplied from there. Backward computes the depthwise maps
-// again, and holds the gradient of one stage's. Maps are NCHW float32: vectors run along pixels, so that any number of
-// channels is as fast. Forward shares out images, or the bands of a single one; backward images alone.
+// depthwise into a buffer that stays in the cache, and multiplied from there; backward computes the depthwise maps
+// again, and holds the gradient of one stage's. A 3x3 conv is the same product, of its weights with nine shifted views
+// of each channel. Maps are NCHW float32: vectors run along pixels, so that any number of channels is as fast. Forward
+// shares out images, or the bands of a single one; backward images alone.
 //
-// Built by utils/native.py, called by models/separable.py.
+// Built by utils/native.py, called by models/chain.py.
 
 #include <algorithm>
 #include <cstdint>
@@ -34,6 +35,13 @@ inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 inline Vector broadcast(float value) { return value - Vector{}; }
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Keeps a value in its register: compilers load it again at every use, and loads across cache lines bound a product.
+#if defined(__x86_64__)
+#define IN_REGISTER(value) asm("" : "+v"(value))
+#else
+#define IN_REGISTER(value) (void)(value)
+#endif
 
 // The first `count` lanes, at most all of them.
 inline void store_some(float* to, Vector value, int64_t count) {
@@ -69,6 +77,7 @@ private:
 
 struct Scratch {
     Buffer plane, gradient_plane, depthwise, gradient, depthwise_gradient, rest_gradient[2];
+    Buffer bordered, bordered_gradient, product, flipped;
 };
 thread_local Scratch scratch;
 
@@ -168,7 +177,7 @@ struct Matrix {
 
 template <int ROWS, int VECTORS>
 inline __attribute__((always_inline)) void multiply_tile(
-    const Matrix& m, int64_t first_row, int64_t inner, const float* in, int64_t in_stride, const float* bias,
+    const Matrix& m, int64_t first_row, int64_t inner, const float* const* in, int64_t p, const float* bias,
     float slope, float* const* out, int64_t offset, int64_t count
 ) {
     Vector sums[ROWS][VECTORS];
@@ -178,14 +187,14 @@ inline __attribute__((always_inline)) void multiply_tile(
     const float* factors = m.data + first_row * m.row_stride;
     for (int64_t k = 0; k < inner; k++) {
         Vector v[VECTORS];
-        UNROLL for (int j = 0; j < VECTORS; j++) v[j] = load(in + k * in_stride + j * LANES);
+        UNROLL for (int j = 0; j < VECTORS; j++) v[j] = load(in[k] + p + j * LANES);
         UNROLL for (int i = 0; i < ROWS; i++) {
             const Vector factor = broadcast(factors[i * m.row_stride + k * m.column_stride]);
             UNROLL for (int j = 0; j < VECTORS; j++) sums[i][j] += factor * v[j];
         }
     }
     UNROLL for (int i = 0; i < ROWS; i++) {
-        float* to = out[first_row + i] + offset;
+        float* to = out[first_row + i] + offset + p;
         UNROLL for (int j = 0; j < VECTORS; j++) {
             const Vector value = sums[i][j] > 0 ? sums[i][j] : sums[i][j] * slope;
             if (VECTORS > 1) store(to + j * LANES, value);
@@ -196,52 +205,69 @@ inline __attribute__((always_inline)) void multiply_tile(
 
 template <int VECTORS>
 void multiply_columns(
-    const Matrix& m, int64_t rows, int64_t inner, const float* in, int64_t in_stride, const float* bias, float slope,
+    const Matrix& m, int64_t rows, int64_t inner, const float* const* in, int64_t p, const float* bias, float slope,
     float* const* out, int64_t offset, int64_t count
 ) {
-    int64_t row = 0;
-    for (; row + TILE_ROWS <= rows; row += TILE_ROWS)
-        multiply_tile<TILE_ROWS, VECTORS>(m, row, inner, in, in_stride, bias, slope, out, offset, count);
-    switch (rows - row) {
+    for (int64_t row = 0, groups = (rows + TILE_ROWS - 1) / TILE_ROWS; groups > 0; groups--) {
+        const int64_t size = (rows - row + groups - 1) / groups;  // about equal, as a small group wastes its loads
+        switch (size) {
 #define CASE(n) \
-    case n: multiply_tile<n, VECTORS>(m, row, inner, in, in_stride, bias, slope, out, offset, count); break
-        CASE(1);
-        CASE(2);
-        CASE(3);
-        CASE(4);
-        CASE(5);
+    case n: multiply_tile<n, VECTORS>(m, row, inner, in, p, bias, slope, out, offset, count); break
+            CASE(1);
+            CASE(2);
+            CASE(3);
+            CASE(4);
+            CASE(5);
+            CASE(6);
 #undef CASE
+        }
+        row += size;
     }
 }
 
 // out[row][offset + p] = LeakyReLU(bias[row] + sum over k of m[row][k] * in[k][p]) for p < count.
 void multiply(
-    const Matrix& m, int64_t rows, int64_t inner, const float* in, int64_t in_stride, const float* bias, float slope,
+    const Matrix& m, int64_t rows, int64_t inner, const float* const* in, const float* bias, float slope,
     float* const* out, int64_t offset, int64_t count
 ) {
     int64_t p = 0;
     for (; p + TILE_VECTORS * LANES <= count; p += TILE_VECTORS * LANES)
-        multiply_columns<TILE_VECTORS>(m, rows, inner, in + p, in_stride, bias, slope, out, offset + p, count - p);
-    for (; p < count; p += LANES)
-        multiply_columns<1>(m, rows, inner, in + p, in_stride, bias, slope, out, offset + p, count - p);
+        multiply_columns<TILE_VECTORS>(m, rows, inner, in, p, bias, slope, out, offset, count - p);
+    for (; p < count; p += LANES) multiply_columns<1>(m, rows, inner, in, p, bias, slope, out, offset, count - p);
 }
 
-// sums (rows x columns) += a . b over `count` pixels, a multiple of LANES. a and b hold rows up to a multiple of
-// DOT_ROWS and DOT_COLUMNS.
+// The first `count` lanes, zeros in the others.
+inline Vector load_some(const float* from, int64_t count) {
+    if (count >= LANES) return load(from);
+    Vector value = {};
+    std::memcpy(&value, from, count * sizeof(float));
+    return value;
+}
+
+// sums (rows x columns) += a . b over `count` pixels.
 void add_dot_products(
-    const float* a, int64_t rows, const float* b, int64_t columns, int64_t stride, int64_t count, float* sums
+    const float* const* a, int64_t rows, const float* const* b, int64_t columns, int64_t count, float* sums
 ) {
-    for (int64_t row = 0; row < rows; row += DOT_ROWS)
-        for (int64_t column = 0; column < columns; column += DOT_COLUMNS) {
+    for (int64_t column = 0; column < columns; column += DOT_COLUMNS)
+        for (int64_t row = 0; row < rows; row += DOT_ROWS) {
+            const float *left[DOT_ROWS], *right[DOT_COLUMNS];
+            UNROLL for (int i = 0; i < DOT_ROWS; i++) left[i] = a[std::min(row + i, rows - 1)];
+            UNROLL for (int j = 0; j < DOT_COLUMNS; j++) right[j] = b[std::min(column + j, columns - 1)];
             Vector s[DOT_ROWS][DOT_COLUMNS] = {};
-            for (int64_t p = 0; p < count; p += LANES) {
+            const auto add = [&](int64_t p, auto read) __attribute__((always_inline)) {
                 Vector v[DOT_COLUMNS];
-                UNROLL for (int j = 0; j < DOT_COLUMNS; j++) v[j] = load(b + (column + j) * stride + p);
+                UNROLL for (int j = 0; j < DOT_COLUMNS; j++) {
+                    v[j] = read(right[j] + p);
+                    IN_REGISTER(v[j]);
+                }
                 UNROLL for (int i = 0; i < DOT_ROWS; i++) {
-                    const Vector u = load(a + (row + i) * stride + p);
+                    const Vector u = read(left[i] + p);
                     UNROLL for (int j = 0; j < DOT_COLUMNS; j++) s[i][j] += u * v[j];
                 }
-            }
+            };
+            int64_t p = 0;
+            for (; p + LANES <= count; p += LANES) add(p, load);
+            if (p < count) add(p, [&](const float* from) { return load_some(from, count - p); });
             UNROLL for (int i = 0; i < DOT_ROWS; i++) {
                 UNROLL for (int j = 0; j < DOT_COLUMNS; j++)
                     if (row + i < rows && column + j < columns)
@@ -254,15 +280,19 @@ void add_dot_products(
 
 extern "C" {
 
-// One separable conv of a chain. Its first `kept` output channels leave the chain, the rest feed the next stage.
+// One conv of a chain. Its first `kept` output channels leave the chain, the rest feed the next stage.
 struct Stage {
     int64_t in_channels, out_channels, kept;
-    const float *depthwise_weight, *depthwise_bias, *pointwise_weight, *pointwise_bias;
-    float slope;  // of the LeakyReLU after it; 1: none
-    float* rest;  // (images, out_channels - kept, height, width)
+    const float *depthwise_weight, *depthwise_bias;  // null: a plain conv
+    const float *weight, *bias;                      // of the pointwise conv, or of the plain one: 3x3
+    float slope;                                     // of the LeakyReLU after it; 1: none
+    float* rest;                                     // (images, out_channels - kept, height, width)
 
+    bool separable() const { return depthwise_weight; }
     int64_t rest_channels() const { return out_channels - kept; }
-    int64_t parameters() const { return in_channels * (9 + 1) + out_channels * (in_channels + 1); }
+    int64_t depthwise_parameters() const { return separable() ? in_channels * (9 + 1) : 0; }
+    int64_t inner() const { return separable() ? in_channels : 9 * in_channels; }
+    int64_t parameters() const { return depthwise_parameters() + out_channels * (inner() + 1); }
 };
 
 struct Shape {
@@ -293,18 +323,89 @@ void depthwise_band(
     }
 }
 
-void forward_band(
-    const Stage& stage, const float* x, float* kept, float* rest, const Shape& shape, int64_t first, int64_t last
+// Where an image's outputs go, or come from: a pointer to each channel.
+template <typename Float>
+std::vector<Float*> output_channels(const Stage& stage, Float* kept, Float* rest, const Shape& shape) {
+    std::vector<Float*> channels(stage.out_channels);
+    for (int64_t o = 0; o < stage.out_channels; o++)
+        channels[o] = o < stage.kept ? kept + o * shape.pixels() : rest + (o - stage.kept) * shape.pixels();
+    return channels;
+}
+
+std::vector<const float*> rows_of(const float* data, int64_t rows, int64_t stride) {
+    std::vector<const float*> pointers(rows);
+    for (int64_t i = 0; i < rows; i++) pointers[i] = data + i * stride;
+    return pointers;
+}
+
+void separable_band(
+    const Stage& stage, const float* x, float* const* out, const Shape& shape, int64_t first, int64_t last
 ) {
     int64_t count = (last - first) * shape.width, stride = round_up(count, LANES * TILE_VECTORS) + LANES;
     float* maps = scratch.depthwise.floats(stage.in_channels * stride + LANES);
     depthwise_band(stage, x, shape, first, last, maps, stride);
-    std::vector<float*> out(stage.out_channels);
-    for (int64_t o = 0; o < stage.out_channels; o++)
-        out[o] = (o < stage.kept ? kept + o * shape.pixels() : rest + (o - stage.kept) * shape.pixels());
     multiply(
-        {stage.pointwise_weight, stage.in_channels, 1}, stage.out_channels, stage.in_channels, maps, stride,
-        stage.pointwise_bias, stage.slope, out.data(), first * shape.width, count
+        {stage.weight, stage.in_channels, 1}, stage.out_channels, stage.in_channels,
+        rows_of(maps, stage.in_channels, stride).data(), stage.bias, stage.slope, out, first * shape.width, count
+    );
+}
+
+// Channels of a band of rows in a border of zeros. A row's right border is the left one of the next, so that the whole
+// band is one run of pixels in which a neighbour is always equally far away.
+struct Bordered {
+    float* data;
+    int64_t rows, row_stride, channel_stride;  // rows without the border
+
+    Bordered(Buffer& buffer, int64_t channels, int64_t rows, int64_t width) : rows(rows), row_stride(width + 1) {
+        channel_stride = 1 + (rows + 2) * row_stride + LANES;
+        data = buffer.zeros(channels * channel_stride);
+    }
+    int64_t pixels() const { return rows * row_stride; }  // with the border between them
+    float* row(int64_t c, int64_t y) { return data + c * channel_stride + (y + 1) * row_stride + 1; }
+
+    // The run of pixels as seen by each tap of a 3x3 kernel, for every channel.
+    std::vector<const float*> taps(int64_t channels) const {
+        std::vector<const float*> pointers;
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t k = 0; k < 9; k++)
+                pointers.push_back(data + c * channel_stride + k / 3 * row_stride + k % 3);
+        return pointers;
+    }
+};
+
+// Rows [first - 1, last + 1) of x.
+Bordered bordered_band(const float* x, int64_t channels, const Shape& shape, int64_t first, int64_t last) {
+    Bordered band(scratch.bordered, channels, last - first, shape.width);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t y = std::max<int64_t>(first - 1, 0); y < std::min(last + 1, shape.height); y++)
+            copy(band.row(c, y - first), x + c * shape.pixels() + y * shape.width, shape.width);
+    return band;
+}
+
+// `multiply` on the taps of a band, its rows then written to `out` without the border.
+void multiply_taps(
+    const Bordered& band, const float* weight, int64_t rows, int64_t in_channels, const float* bias, float slope,
+    float* const* out, const Shape& shape, int64_t first
+) {
+    const int64_t stride = round_up(band.pixels(), LANES);
+    float* product = scratch.product.floats(rows * stride);
+    std::vector<float*> to(rows);
+    for (int64_t o = 0; o < rows; o++) to[o] = product + o * stride;
+    multiply(
+        {weight, 9 * in_channels, 1}, rows, 9 * in_channels, band.taps(in_channels).data(), bias, slope, to.data(), 0,
+        band.pixels()
+    );
+    for (int64_t o = 0; o < rows; o++)
+        for (int64_t y = 0; y < band.rows; y++)
+            copy(out[o] + (first + y) * shape.width, to[o] + y * band.row_stride, shape.width);
+}
+
+void plain_band(
+    const Stage& stage, const float* x, float* const* out, const Shape& shape, int64_t first, int64_t last
+) {
+    const Bordered band = bordered_band(x, stage.in_channels, shape, first, last);
+    multiply_taps(
+        band, stage.weight, stage.out_channels, stage.in_channels, stage.bias, stage.slope, out, shape, first
     );
 }
 
@@ -326,16 +427,16 @@ float through_activation(const float* gradient, const float* value, float slope,
     return sum;
 }
 
-// Gradients of one stage for one image. `gradients` (its parameters, in Stage's order) are added to.
-void backward_stage(
-    const Stage& stage, const float* x, const float* kept, const float* kept_gradient, const float* rest,
-    const float* rest_gradient, float* x_gradient, float* gradients, const Shape& shape
-) {
+// What the backward of a stage reads and writes, of one image: pointers to each output channel's values and gradient,
+// and where the gradients go. Those of parameters are added to.
+struct Backward {
+    const float* x;
+    std::vector<const float*> values, gradients;
+    float *x_gradient, *weight, *bias, *depthwise_weight, *depthwise_bias;
+};
+
+void backward_separable(const Stage& stage, const Backward& io, const Shape& shape) {
     const int64_t in = stage.in_channels, out = stage.out_channels, pixels = shape.pixels();
-    float* depthwise_weight = gradients;
-    float* depthwise_bias = depthwise_weight + 9 * in;
-    float* pointwise_weight = depthwise_bias + in;
-    float* pointwise_bias = pointwise_weight + out * in;
 
     // through the activation and the pointwise conv, a band at a time
     float* depthwise_gradient = scratch.depthwise_gradient.floats(in * pixels);
@@ -344,21 +445,17 @@ void backward_stage(
     const int64_t step = band_rows(shape, in + out, 1);
     for (int64_t first = 0; first < shape.height; first += step) {
         const int64_t last = std::min(shape.height, first + step), count = (last - first) * shape.width;
-        const int64_t whole = round_up(count, LANES), stride = whole + LANES;
-        float* maps = scratch.depthwise.zeros(round_up(in, DOT_COLUMNS) * stride + LANES);
-        depthwise_band(stage, x, shape, first, last, maps, stride);
-        float* g = scratch.gradient.zeros(round_up(out, DOT_ROWS) * stride);
-        for (int64_t o = 0; o < out; o++) {
-            const bool is_kept = o < stage.kept;
-            const int64_t start = (is_kept ? o : o - stage.kept) * pixels + first * shape.width;
-            const float* from = (is_kept ? kept_gradient : rest_gradient) + start;
-            const float* value = (is_kept ? kept : rest) + start;
-            pointwise_bias[o] += through_activation(from, value, stage.slope, g + o * stride, count);
-        }
-        add_dot_products(g, out, maps, in, stride, whole, pointwise_weight);
-        multiply(
-            {stage.pointwise_weight, 1, in}, in, out, g, stride, nullptr, 1.0f, into.data(), first * shape.width, count
-        );
+        const int64_t stride = round_up(count, LANES) + LANES, start = first * shape.width;
+        float* maps = scratch.depthwise.floats(in * stride + LANES);
+        depthwise_band(stage, io.x, shape, first, last, maps, stride);
+        float* g = scratch.gradient.floats(out * stride);
+        for (int64_t o = 0; o < out; o++)
+            io.bias[o] += through_activation(
+                io.gradients[o] + start, io.values[o] + start, stage.slope, g + o * stride, count
+            );
+        const std::vector<const float*> gradients = rows_of(g, out, stride);
+        add_dot_products(gradients.data(), out, rows_of(maps, in, stride).data(), in, count, io.weight);
+        multiply({stage.weight, 1, in}, in, out, gradients.data(), nullptr, 1.0f, into.data(), start, count);
     }
 
     // through the depthwise conv
@@ -366,14 +463,45 @@ void backward_stage(
     Plane plane{scratch.plane.zeros(plane_floats), Plane::stride_for(shape.width)};
     Plane gradient_plane{scratch.gradient_plane.zeros(plane_floats), Plane::stride_for(shape.width)};
     for (int64_t c = 0; c < in; c++) {
-        plane.fill(x + c * pixels, shape.height, shape.width, 0, shape.height);
+        plane.fill(io.x + c * pixels, shape.height, shape.width, 0, shape.height);
         gradient_plane.fill(depthwise_gradient + c * pixels, shape.height, shape.width, 0, shape.height);
-        depthwise_bias[c] +=
-            correlate_planes(plane, gradient_plane, depthwise_weight + 9 * c, shape.height, shape.width);
+        io.depthwise_bias[c] +=
+            correlate_planes(plane, gradient_plane, io.depthwise_weight + 9 * c, shape.height, shape.width);
         float flipped[9];
         std::reverse_copy(stage.depthwise_weight + 9 * c, stage.depthwise_weight + 9 * c + 9, flipped);
-        if (x_gradient)
-            convolve_plane(gradient_plane, flipped, 0.0f, x_gradient + c * pixels, shape.height, shape.width);
+        if (io.x_gradient)
+            convolve_plane(gradient_plane, flipped, 0.0f, io.x_gradient + c * pixels, shape.height, shape.width);
+    }
+}
+
+void backward_plain(const Stage& stage, const Backward& io, const Shape& shape) {
+    const int64_t in = stage.in_channels, out = stage.out_channels, pixels = shape.pixels(), width = shape.width;
+    float* flipped = scratch.flipped.floats(in * out * 9);  // (in, out, 3, 3)
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t c = 0; c < in; c++) {
+            const float* kernel = stage.weight + (o * in + c) * 9;
+            std::reverse_copy(kernel, kernel + 9, flipped + (c * out + o) * 9);
+        }
+    std::vector<float*> into(in);
+    for (int64_t c = 0; io.x_gradient && c < in; c++) into[c] = io.x_gradient + c * pixels;
+
+    const int64_t step = band_rows(shape, in + out, 1);
+    for (int64_t first = 0; first < shape.height; first += step) {
+        const int64_t last = std::min(shape.height, first + step);
+        Bordered g(scratch.bordered_gradient, out, last - first, width);
+        std::vector<const float*> gradients(out);
+        for (int64_t o = 0; o < out; o++) {
+            gradients[o] = g.row(o, 0);
+            for (int64_t y = std::max<int64_t>(first - 1, 0); y < std::min(last + 1, shape.height); y++) {
+                const float sum = through_activation(
+                    io.gradients[o] + y * width, io.values[o] + y * width, stage.slope, g.row(o, y - first), width
+                );
+                if (y >= first && y < last) io.bias[o] += sum;
+            }
+        }
+        const Bordered band = bordered_band(io.x, in, shape, first, last);
+        add_dot_products(gradients.data(), out, band.taps(in).data(), 9 * in, band.pixels(), io.weight);
+        if (io.x_gradient) multiply_taps(g, flipped, in, out, nullptr, 1.0f, into.data(), shape, first);
     }
 }
 
@@ -392,11 +520,16 @@ void forward_image(
     for (int64_t s = 0; s < count; s++) {
         const Stage& stage = stages[s];
         float* rest = stage.rest + n * stage.rest_channels() * shape.pixels();
-        const int64_t step = band_rows(shape, stage.in_channels, threads);
+        const std::vector<float*> channels = output_channels(stage, out, rest, shape);
+        const int64_t buffered = stage.in_channels + (stage.separable() ? 0 : stage.out_channels);
+        const int64_t step = band_rows(shape, buffered, threads);
         const int64_t bands = (shape.height + step - 1) / step;
 #pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t band = 0; band < bands; band++)
-            forward_band(stage, in, out, rest, shape, band * step, std::min(shape.height, (band + 1) * step));
+        for (int64_t band = 0; band < bands; band++) {
+            const int64_t first = band * step, last = std::min(shape.height, first + step);
+            if (stage.separable()) separable_band(stage, in, channels.data(), shape, first, last);
+            else plain_band(stage, in, channels.data(), shape, first, last);
+        }
         in = rest;
         out += stage.kept * shape.pixels();
     }
@@ -416,8 +549,8 @@ void chain_forward(const Stage* stages, int64_t count, Shape shape, const float*
     for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, shape, n, x, kept, 1);
 }
 
-// x_gradient as x, or null where none is wanted; parameter_gradients (images, parameters of all stages), zero before, one row for each image so that
-// their sum does not depend on the number of threads.
+// x_gradient as x, or null where none is wanted; parameter_gradients (images, parameters of all stages), zero before,
+// one row for each image so that their sum does not depend on the number of threads.
 void chain_backward(
     const Stage* stages, int64_t count, Shape shape, const float* x, const float* kept, const float* kept_gradient,
     float* x_gradient, float* parameter_gradients, int threads
@@ -442,10 +575,15 @@ void chain_backward(
             float* into = nullptr;
             if (s) into = scratch.rest_gradient[s % 2].floats(widest * pixels);
             else if (x_gradient) into = x_gradient + n * stage.in_channels * pixels;
-            backward_stage(
-                stage, in, kept + kept_start * pixels, kept_gradient + kept_start * pixels,
-                stage.rest + n * stage.rest_channels() * pixels, rest_gradient, into, gradients, shape
-            );
+            const float* rest = stage.rest + n * stage.rest_channels() * pixels;
+            float *weight = gradients + stage.depthwise_parameters(), *bias = weight + stage.out_channels * stage.inner();
+            const Backward io{
+                in, output_channels(stage, kept + kept_start * pixels, rest, shape),
+                output_channels(stage, kept_gradient + kept_start * pixels, rest_gradient, shape), into, weight, bias,
+                gradients, gradients + 9 * stage.in_channels,
+            };
+            if (stage.separable()) backward_separable(stage, io, shape);
+            else backward_plain(stage, io, shape);
             rest_gradient = into;
         }
     }
