@@ -128,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     switch = argparse.BooleanOptionalAction
     run.add_argument("--bf16", action=switch, help="bfloat16 autocast (default: on GPUs that have it)")
     run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
-    run.add_argument("--channels-last", action=switch, default=True)
+    run.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
     run.add_argument("--eval-every", type=int, default=1, help="epochs")
     run.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
     run.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
@@ -209,6 +209,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.bf16 = on_gpu and torch.cuda.is_bf16_supported()
     if args.compile is None:
         args.compile = on_gpu
+    if args.channels_last is None:
+        nf = complete_hyperparameters(args.model, nf=args.nf)["nf"]
+        args.channels_last = args.device != "cpu" or nf >= chain.WIDE or chain.compiled()[0] is None
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
 

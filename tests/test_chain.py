@@ -142,8 +142,14 @@ def test_what_it_cannot_read_is_the_layers_to_run_or_to_refuse():
 
 @needs_compiler
 def test_wide_plain_convs_are_left_to_pytorch():
-    assert is_native(Conv3x3(chain.WIDE - 1, 4)(torch.randn(1, chain.WIDE - 1, 3, 3)))
-    assert not is_native(Conv3x3(chain.WIDE, 4)(torch.randn(1, chain.WIDE, 3, 3)))
+    assert is_native(Conv3x3(chain.WIDE, 4)(torch.randn(1, chain.WIDE, 3, 3)))
+    assert not is_native(Conv3x3(chain.WIDE, chain.WIDE)(torch.randn(1, chain.WIDE, 3, 3)))
+
+
+@needs_compiler
+def test_channels_last_networks_are_left_to_pytorch():
+    conv, x = Conv3x3(4, 4).to(memory_format=torch.channels_last), torch.randn(1, 4, 3, 5)
+    assert not is_native(conv(x.to(memory_format=torch.channels_last)))
 
 
 @needs_compiler

@@ -38,7 +38,6 @@ def measure(queue, network: tuple[str, int, int], width: int, height: int, way: 
             module.fused = False
         run = whole
     else:
-        model = model.to(memory_format=torch.channels_last)
 
         def run():
             return super_resolve(model, image, SCALE)
