@@ -37,6 +37,16 @@ def _psnr_255(sr: Tensor, hr: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / mse)  # inf where mse is 0
 
 
+def psnr_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean over images of minus the PSNR, to be minimised: (N, 3, H, W) in [0, 1], not quantised -> a scalar in dB.
+
+    A score that averages PSNR weighs images by the logarithm of their error, so that a flat one counts as much as a
+    detailed one. The error never falls below that of rounding to 8 bits. Source: HINet (arXiv 2105.06086).
+    """
+    mse = (sr - hr).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(mse + 1 / (12 * 255**2)).mean()
+
+
 def mse_255(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean squared error over all channels and pixels of the 8-bit images: (N,), grey levels squared."""
     _check_pair(sr, hr, border=0)
