@@ -2,8 +2,8 @@
 //
 // A layer at a time, each of these writes a feature map to memory and reads it back. Here a band of rows is convolved
 // depthwise into a buffer that stays in the cache, and multiplied from there; backward computes the depthwise maps
-// again, and holds the gradient of one stage's. A 3x3 conv is the same product, of its weights with nine shifted views
-// of each channel. Maps are NCHW float32: vectors run along pixels, so that any number of channels is as fast. Forward
+// again, and holds the gradient of one stage's. A 3x3 conv is six such products for every four rows, on sums of rows
+// (Winograd's minimal filtering, F(4, 3), down the columns), which takes half of the multiplications. Maps are NCHW float32: vectors run along pixels, so that any number of channels is as fast. Forward
 // shares out images, or the bands of a single one; backward images alone.
 //
 // Built by utils/native.py, called by models/chain.py.
@@ -34,7 +34,7 @@ typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 inline Vector broadcast(float value) { return value - Vector{}; }
-inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Keeps a value in its register: compilers load it again at every use, and loads across cache lines bound a product.
 #if defined(__x86_64__)
@@ -47,6 +47,14 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 inline void store_some(float* to, Vector value, int64_t count) {
     if (count >= LANES) store(to, value);
     else if (count > 0) std::memcpy(to, &value, count * sizeof(float));
+}
+
+// The first `count` lanes, zeros in the others.
+inline Vector load_some(const float* from, int64_t count) {
+    if (count >= LANES) return load(from);
+    Vector value = {};
+    std::memcpy(&value, from, count * sizeof(float));
+    return value;
 }
 
 inline void copy(float* to, const float* from, int64_t count) {
@@ -77,7 +85,7 @@ private:
 
 struct Scratch {
     Buffer plane, gradient_plane, depthwise, gradient, depthwise_gradient, rest_gradient[2];
-    Buffer bordered, bordered_gradient, product, flipped;
+    Buffer sums, gradient_sums, product, image_gradients;
 };
 thread_local Scratch scratch;
 
@@ -148,6 +156,32 @@ inline float total(Vector v) {
     float lanes[LANES];
     store(lanes, v);
     return total_of(lanes);
+}
+
+typedef int32_t Lanes __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+// Groups of 2 * HALF lanes of a, then those of b, each folded to HALF.
+template <int HALF>
+inline Vector fold(Vector a, Vector b) {
+    Lanes low, high;
+    UNROLL for (int i = 0; i < LANES; i++) {
+        const int lane = i % (LANES / 2);
+        low[i] = lane / HALF * 2 * HALF + lane % HALF + (i < LANES / 2 ? 0 : LANES);
+        high[i] = low[i] + HALF;
+    }
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Lane i is the total of v[i], for i < COUNT <= LANES: cheaper than one total after the other.
+template <int COUNT, int HALF = LANES / 2>
+inline __attribute__((always_inline)) Vector totals(const Vector* v) {
+    if constexpr (HALF == 0) return v[0];
+    else {
+        Vector folded[(COUNT + 1) / 2];
+        UNROLL for (int i = 0; i < COUNT / 2; i++) folded[i] = fold<HALF>(v[2 * i], v[2 * i + 1]);
+        if (COUNT % 2) folded[COUNT / 2] = fold<HALF>(v[COUNT - 1], Vector{});
+        return totals<(COUNT + 1) / 2, HALF / 2>(folded);
+    }
 }
 
 // kernel_gradient (9) += gradient . in at each offset; returns the gradient's sum. Both planes hold `rows` rows.
@@ -236,15 +270,7 @@ void multiply(
     for (; p < count; p += LANES) multiply_columns<1>(m, rows, inner, in, p, bias, slope, out, offset, count - p);
 }
 
-// The first `count` lanes, zeros in the others.
-inline Vector load_some(const float* from, int64_t count) {
-    if (count >= LANES) return load(from);
-    Vector value = {};
-    std::memcpy(&value, from, count * sizeof(float));
-    return value;
-}
-
-// sums (rows x columns) += a . b over `count` pixels.
+// sums (rows x columns) += a . b over `count` pixels, a multiple of LANES.
 void add_dot_products(
     const float* const* a, int64_t rows, const float* const* b, int64_t columns, int64_t count, float* sums
 ) {
@@ -253,30 +279,31 @@ void add_dot_products(
             const float *left[DOT_ROWS], *right[DOT_COLUMNS];
             UNROLL for (int i = 0; i < DOT_ROWS; i++) left[i] = a[std::min(row + i, rows - 1)];
             UNROLL for (int j = 0; j < DOT_COLUMNS; j++) right[j] = b[std::min(column + j, columns - 1)];
-            Vector s[DOT_ROWS][DOT_COLUMNS] = {};
-            const auto add = [&](int64_t p, auto read) __attribute__((always_inline)) {
+            Vector s[DOT_ROWS * DOT_COLUMNS] = {};
+            for (int64_t p = 0; p < count; p += LANES) {
                 Vector v[DOT_COLUMNS];
                 UNROLL for (int j = 0; j < DOT_COLUMNS; j++) {
-                    v[j] = read(right[j] + p);
+                    v[j] = load(right[j] + p);
                     IN_REGISTER(v[j]);
                 }
                 UNROLL for (int i = 0; i < DOT_ROWS; i++) {
-                    const Vector u = read(left[i] + p);
-                    UNROLL for (int j = 0; j < DOT_COLUMNS; j++) s[i][j] += u * v[j];
+                    const Vector u = load(left[i] + p);
+                    UNROLL for (int j = 0; j < DOT_COLUMNS; j++) s[i * DOT_COLUMNS + j] += u * v[j];
                 }
-            };
-            int64_t p = 0;
-            for (; p + LANES <= count; p += LANES) add(p, load);
-            if (p < count) add(p, [&](const float* from) { return load_some(from, count - p); });
-            UNROLL for (int i = 0; i < DOT_ROWS; i++) {
-                UNROLL for (int j = 0; j < DOT_COLUMNS; j++)
-                    if (row + i < rows && column + j < columns)
-                        sums[(row + i) * columns + column + j] += total(s[i][j]);
             }
+            float dots[round_up(DOT_ROWS * DOT_COLUMNS, LANES)];
+            constexpr int LAST = (DOT_ROWS * DOT_COLUMNS - 1) / LANES * LANES;
+            UNROLL for (int first = 0; first < LAST; first += LANES) store(dots + first, totals<LANES>(s + first));
+            store(dots + LAST, totals<DOT_ROWS * DOT_COLUMNS - LAST>(s + LAST));
+            for (int i = 0; i < DOT_ROWS && row + i < rows; i++)
+                for (int j = 0; j < DOT_COLUMNS && column + j < columns; j++)
+                    sums[(row + i) * columns + column + j] += dots[i * DOT_COLUMNS + j];
         }
 }
 
 }  // namespace
+
+constexpr int OUTPUTS = 4, PRODUCTS = 6;  // of the 3x3 convs, see TAPS
 
 extern "C" {
 
@@ -289,10 +316,14 @@ struct Stage {
     float* rest;                                     // (images, out_channels - kept, height, width)
 
     bool separable() const { return depthwise_weight; }
+    int64_t kernels() const { return out_channels * in_channels; }
     int64_t rest_channels() const { return out_channels - kept; }
     int64_t depthwise_parameters() const { return separable() ? in_channels * (9 + 1) : 0; }
-    int64_t inner() const { return separable() ? in_channels : 9 * in_channels; }
-    int64_t parameters() const { return depthwise_parameters() + out_channels * (inner() + 1); }
+    int64_t weights() const { return kernels() * (separable() ? 1 : 9); }
+    int64_t parameters() const { return depthwise_parameters() + weights() + out_channels; }
+    // of one image's gradient; a plain conv's is that of its SummedTaps
+    int64_t summed_weights() const { return kernels() * (separable() ? 1 : PRODUCTS * 3); }
+    int64_t summed_parameters() const { return depthwise_parameters() + summed_weights() + out_channels; }
 };
 
 struct Shape {
@@ -307,7 +338,7 @@ namespace {
 int64_t band_rows(const Shape& shape, int64_t channels, int64_t least_bands) {
     int64_t fitting = std::max<int64_t>(1, BAND_FLOATS / (channels * shape.width));
     int64_t bands = std::max((shape.height + fitting - 1) / fitting, std::min(least_bands, shape.height));
-    return (shape.height + bands - 1) / bands;
+    return round_up((shape.height + bands - 1) / bands, OUTPUTS);
 }
 
 // Depthwise maps of rows [first, last) into (in_channels, stride).
@@ -350,63 +381,166 @@ void separable_band(
     );
 }
 
-// Channels of a band of rows in a border of zeros. A row's right border is the left one of the next, so that the whole
-// band is one run of pixels in which a neighbour is always equally far away.
-struct Bordered {
-    float* data;
-    int64_t rows, row_stride, channel_stride;  // rows without the border
+// Winograd's F(4, 3): four outputs y of three taps w on six inputs d are y = OUT ((TAPS w) * (IN d)), six products
+// instead of twelve. Source: Lavin and Gray, arXiv 1509.09308.
+constexpr float TAPS[PRODUCTS][3] = {
+    {1 / 4.0f, 0, 0},
+    {-1 / 6.0f, -1 / 6.0f, -1 / 6.0f},
+    {-1 / 6.0f, 1 / 6.0f, -1 / 6.0f},
+    {1 / 24.0f, 1 / 12.0f, 1 / 6.0f},
+    {1 / 24.0f, -1 / 12.0f, 1 / 6.0f},
+    {0, 0, 1},
+};
 
-    Bordered(Buffer& buffer, int64_t channels, int64_t rows, int64_t width) : rows(rows), row_stride(width + 1) {
-        channel_stride = 1 + (rows + 2) * row_stride + LANES;
-        data = buffer.zeros(channels * channel_stride);
+struct SumIn {  // IN: from row -1 to row 4
+    static constexpr int ROWS = PRODUCTS, FIRST = -1;
+    static void sum(const Vector* d, Vector* t) {
+        const Vector a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
+        t[0] = 4 * d[0] - 5 * d[2] + d[4];
+        t[1] = a + b;
+        t[2] = a - b;
+        t[3] = c + e;
+        t[4] = c - e;
+        t[5] = 4 * d[1] - 5 * d[3] + d[5];
     }
-    int64_t pixels() const { return rows * row_stride; }  // with the border between them
-    float* row(int64_t c, int64_t y) { return data + c * channel_stride + (y + 1) * row_stride + 1; }
+};
 
-    // The run of pixels as seen by each tap of a 3x3 kernel, for every channel.
-    std::vector<const float*> taps(int64_t channels) const {
-        std::vector<const float*> pointers;
+struct SumGradient {  // OUT transposed: from row 0 to row 3
+    static constexpr int ROWS = OUTPUTS, FIRST = 0;
+    static void sum(const Vector* g, Vector* t) {
+        const Vector a = g[0] + g[2], b = g[1] + g[3], c = g[0] + 4 * g[2], e = 2 * g[1] + 8 * g[3];
+        t[0] = g[0];
+        t[1] = a + b;
+        t[2] = a - b;
+        t[3] = c + e;
+        t[4] = c - e;
+        t[5] = g[3];
+    }
+};
+
+inline void sum_out(const Vector* m, Vector* y) {
+    const Vector a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
+    y[0] = m[0] + a + c;
+    y[1] = b + 2 * e;
+    y[2] = a + 4 * c;
+    y[3] = b + 8 * e + m[5];
+}
+
+// Rows [first, last) of an image in groups of OUTPUTS.
+struct Band {
+    int64_t first, last, width;
+
+    int64_t groups() const { return (last - first + OUTPUTS - 1) / OUTPUTS; }
+    int64_t stride() const { return width + 1; }  // a zero between rows is the border of both
+    int64_t pixels() const { return round_up(groups() * stride(), LANES); }
+    int64_t channel_stride() const { return LANES + pixels() + LANES; }
+};
+
+// What SUM makes of each group of rows of each channel: PRODUCTS x channels runs of pixels, with zeros around.
+struct Sums {
+    float* data;
+    int64_t channels, channel_stride;
+
+    template <typename Sum>
+    static Sums of(Buffer& buffer, const float* maps, int64_t channels, const Shape& shape, const Band& band) {
+        const int64_t stride = band.channel_stride(), width = shape.width;
+        Sums sums{buffer.zeros(PRODUCTS * channels * stride), channels, stride};
         for (int64_t c = 0; c < channels; c++)
-            for (int64_t k = 0; k < 9; k++)
-                pointers.push_back(data + c * channel_stride + k / 3 * row_stride + k % 3);
+            for (int64_t group = 0; group < band.groups(); group++) {
+                const int64_t y = band.first + group * OUTPUTS + Sum::FIRST;
+                const float* row = maps + (c * shape.height + y) * width;
+                float* to = sums.data + c * stride + LANES + group * band.stride();
+                for (int64_t x = 0; x < width; x += LANES) {
+                    Vector in[Sum::ROWS], out[PRODUCTS];
+                    UNROLL for (int i = 0; i < Sum::ROWS; i++) {
+                        const bool inside = y + i >= 0 && y + i < shape.height;
+                        in[i] = inside ? load_some(row + i * width + x, width - x) : Vector{};
+                    }
+                    Sum::sum(in, out);
+                    UNROLL for (int k = 0; k < PRODUCTS; k++)
+                        store_some(to + k * channels * stride + x, out[k], width - x);
+                }
+            }
+        return sums;
+    }
+
+    // The runs of one product, or each as seen by the three taps of a row.
+    std::vector<const float*> runs(int64_t k) const {
+        return rows_of(data + k * channels * channel_stride + LANES, channels, channel_stride);
+    }
+    std::vector<const float*> taps(int64_t k) const {
+        std::vector<const float*> pointers;
+        for (const float* run : runs(k))
+            for (int64_t x = -1; x <= 1; x++) pointers.push_back(run + x);
         return pointers;
     }
 };
 
-// Rows [first - 1, last + 1) of x.
-Bordered bordered_band(const float* x, int64_t channels, const Shape& shape, int64_t first, int64_t last) {
-    Bordered band(scratch.bordered, channels, last - first, shape.width);
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t y = std::max<int64_t>(first - 1, 0); y < std::min(last + 1, shape.height); y++)
-            copy(band.row(c, y - first), x + c * shape.pixels() + y * shape.width, shape.width);
-    return band;
-}
+// TAPS down the columns of the plain stages' kernels: (PRODUCTS, out, in, 3) of each stage, or flipped, with in and out
+// exchanged, as x's gradient takes them.
+class SummedTaps {
+public:
+    SummedTaps(const Stage* stages, int64_t count, bool flipped) : starts(count) {
+        for (int64_t s = 0; s < count; s++) {
+            starts[s] = data.size();
+            if (!stages[s].separable()) append(stages[s], flipped);
+        }
+    }
+    const float* of(int64_t stage) const { return data.data() + starts[stage]; }
 
-// `multiply` on the taps of a band, its rows then written to `out` without the border.
-void multiply_taps(
-    const Bordered& band, const float* weight, int64_t rows, int64_t in_channels, const float* bias, float slope,
-    float* const* out, const Shape& shape, int64_t first
-) {
-    const int64_t stride = round_up(band.pixels(), LANES);
-    float* product = scratch.product.floats(rows * stride);
-    std::vector<float*> to(rows);
-    for (int64_t o = 0; o < rows; o++) to[o] = product + o * stride;
-    multiply(
-        {weight, 9 * in_channels, 1}, rows, 9 * in_channels, band.taps(in_channels).data(), bias, slope, to.data(), 0,
-        band.pixels()
-    );
-    for (int64_t o = 0; o < rows; o++)
-        for (int64_t y = 0; y < band.rows; y++)
-            copy(out[o] + (first + y) * shape.width, to[o] + y * band.row_stride, shape.width);
-}
+private:
+    std::vector<float> data;
+    std::vector<size_t> starts;
 
-void plain_band(
-    const Stage& stage, const float* x, float* const* out, const Shape& shape, int64_t first, int64_t last
+    void append(const Stage& stage, bool flipped) {
+        const int64_t rows = flipped ? stage.in_channels : stage.out_channels, columns = stage.kernels() / rows;
+        for (int k = 0; k < PRODUCTS; k++)
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t j = 0; j < columns; j++) {
+                    const float* kernel = stage.weight + 9 * (flipped ? j * rows + i : i * columns + j);
+                    for (int x = 0; x < 3; x++) {
+                        float sum = 0;
+                        for (int y = 0; y < 3; y++) sum += TAPS[k][y] * kernel[flipped ? 8 - 3 * y - x : 3 * y + x];
+                        data.push_back(sum);
+                    }
+                }
+    }
+};
+
+// Rows of a band of each output channel: LeakyReLU(bias + conv). `weight` is a stage's SummedTaps.
+void convolve_band(
+    const float* maps, int64_t in_channels, const float* weight, int64_t out_channels, const float* bias, float slope,
+    float* const* out, const Shape& shape, const Band& band
 ) {
-    const Bordered band = bordered_band(x, stage.in_channels, shape, first, last);
-    multiply_taps(
-        band, stage.weight, stage.out_channels, stage.in_channels, stage.bias, stage.slope, out, shape, first
-    );
+    const int64_t pixels = band.pixels(), width = shape.width;
+    const Sums sums = Sums::of<SumIn>(scratch.sums, maps, in_channels, shape, band);
+    float* product = scratch.product.floats(PRODUCTS * out_channels * pixels);
+    std::vector<float*> to(out_channels);
+    for (int64_t k = 0; k < PRODUCTS; k++) {
+        for (int64_t o = 0; o < out_channels; o++) to[o] = product + (k * out_channels + o) * pixels;
+        const Matrix matrix{weight + k * out_channels * in_channels * 3, in_channels * 3, 1};
+        multiply(
+            matrix, out_channels, in_channels * 3, sums.taps(k).data(), nullptr, 1.0f, to.data(), 0, pixels
+        );
+    }
+    for (int64_t o = 0; o < out_channels; o++) {
+        const Vector start = broadcast(bias ? bias[o] : 0.0f);
+        for (int64_t group = 0; group < band.groups(); group++) {
+            const int64_t y = band.first + group * OUTPUTS, rows = std::min<int64_t>(OUTPUTS, band.last - y);
+            for (int64_t x = 0; x < width; x += LANES) {
+                Vector m[PRODUCTS], result[OUTPUTS];
+                const float* from = product + o * pixels + group * band.stride() + x;
+                UNROLL for (int k = 0; k < PRODUCTS; k++)
+                    m[k] = load_some(from + k * out_channels * pixels, width - x);
+                sum_out(m, result);
+                UNROLL for (int i = 0; i < OUTPUTS; i++) {
+                    const Vector value = result[i] + start;
+                    if (i < rows)
+                        store_some(out[o] + (y + i) * width + x, value > 0 ? value : value * slope, width - x);
+                }
+            }
+        }
+    }
 }
 
 // out = gradient * (value > 0 ? 1 : slope); returns its sum.
@@ -428,7 +562,7 @@ float through_activation(const float* gradient, const float* value, float slope,
 }
 
 // What the backward of a stage reads and writes, of one image: pointers to each output channel's values and gradient,
-// and where the gradients go. Those of parameters are added to.
+// and where the gradients go. Those of parameters are added to; a plain conv's weight is its SummedTaps.
 struct Backward {
     const float* x;
     std::vector<const float*> values, gradients;
@@ -445,16 +579,16 @@ void backward_separable(const Stage& stage, const Backward& io, const Shape& sha
     const int64_t step = band_rows(shape, in + out, 1);
     for (int64_t first = 0; first < shape.height; first += step) {
         const int64_t last = std::min(shape.height, first + step), count = (last - first) * shape.width;
-        const int64_t stride = round_up(count, LANES) + LANES, start = first * shape.width;
-        float* maps = scratch.depthwise.floats(in * stride + LANES);
+        const int64_t whole = round_up(count, LANES), stride = whole + LANES, start = first * shape.width;
+        float* maps = scratch.depthwise.zeros(in * stride + LANES);
         depthwise_band(stage, io.x, shape, first, last, maps, stride);
-        float* g = scratch.gradient.floats(out * stride);
+        float* g = scratch.gradient.zeros(out * stride);
         for (int64_t o = 0; o < out; o++)
             io.bias[o] += through_activation(
                 io.gradients[o] + start, io.values[o] + start, stage.slope, g + o * stride, count
             );
         const std::vector<const float*> gradients = rows_of(g, out, stride);
-        add_dot_products(gradients.data(), out, rows_of(maps, in, stride).data(), in, count, io.weight);
+        add_dot_products(gradients.data(), out, rows_of(maps, in, stride).data(), in, whole, io.weight);
         multiply({stage.weight, 1, in}, in, out, gradients.data(), nullptr, 1.0f, into.data(), start, count);
     }
 
@@ -474,35 +608,42 @@ void backward_separable(const Stage& stage, const Backward& io, const Shape& sha
     }
 }
 
-void backward_plain(const Stage& stage, const Backward& io, const Shape& shape) {
-    const int64_t in = stage.in_channels, out = stage.out_channels, pixels = shape.pixels(), width = shape.width;
-    float* flipped = scratch.flipped.floats(in * out * 9);  // (in, out, 3, 3)
+void backward_plain(const Stage& stage, const Backward& io, const float* flipped, const Shape& shape) {
+    const int64_t in = stage.in_channels, out = stage.out_channels, pixels = shape.pixels();
+    float* g = scratch.gradient.floats(out * pixels);
     for (int64_t o = 0; o < out; o++)
-        for (int64_t c = 0; c < in; c++) {
-            const float* kernel = stage.weight + (o * in + c) * 9;
-            std::reverse_copy(kernel, kernel + 9, flipped + (c * out + o) * 9);
-        }
+        io.bias[o] += through_activation(io.gradients[o], io.values[o], stage.slope, g + o * pixels, pixels);
     std::vector<float*> into(in);
     for (int64_t c = 0; io.x_gradient && c < in; c++) into[c] = io.x_gradient + c * pixels;
-
     const int64_t step = band_rows(shape, in + out, 1);
     for (int64_t first = 0; first < shape.height; first += step) {
-        const int64_t last = std::min(shape.height, first + step);
-        Bordered g(scratch.bordered_gradient, out, last - first, width);
-        std::vector<const float*> gradients(out);
-        for (int64_t o = 0; o < out; o++) {
-            gradients[o] = g.row(o, 0);
-            for (int64_t y = std::max<int64_t>(first - 1, 0); y < std::min(last + 1, shape.height); y++) {
-                const float sum = through_activation(
-                    io.gradients[o] + y * width, io.values[o] + y * width, stage.slope, g.row(o, y - first), width
-                );
-                if (y >= first && y < last) io.bias[o] += sum;
-            }
-        }
-        const Bordered band = bordered_band(io.x, in, shape, first, last);
-        add_dot_products(gradients.data(), out, band.taps(in).data(), 9 * in, band.pixels(), io.weight);
-        if (io.x_gradient) multiply_taps(g, flipped, in, out, nullptr, 1.0f, into.data(), shape, first);
+        const Band band{first, std::min(shape.height, first + step), shape.width};
+        const Sums sums = Sums::of<SumIn>(scratch.sums, io.x, in, shape, band);
+        const Sums gradient_sums = Sums::of<SumGradient>(scratch.gradient_sums, g, out, shape, band);
+        for (int64_t k = 0; k < PRODUCTS; k++)
+            add_dot_products(
+                gradient_sums.runs(k).data(), out, sums.taps(k).data(), in * 3, band.pixels(),
+                io.weight + k * stage.kernels() * 3
+            );
+        if (io.x_gradient) convolve_band(g, out, flipped, in, nullptr, 1.0f, into.data(), shape, band);
     }
+}
+
+// From one image's layout of gradients to that of the parameters.
+void unsum(const Stage& stage, const float* summed, float* out) {
+    copy(out, summed, stage.depthwise_parameters());
+    summed += stage.depthwise_parameters();
+    out += stage.depthwise_parameters();
+    if (stage.separable()) copy(out, summed, stage.weights());
+    else
+        for (int64_t i = 0; i < stage.kernels(); i++)
+            for (int y = 0; y < 3; y++)
+                for (int x = 0; x < 3; x++) {
+                    float sum = 0;
+                    for (int k = 0; k < PRODUCTS; k++) sum += TAPS[k][y] * summed[(k * stage.kernels() + i) * 3 + x];
+                    out[9 * i + 3 * y + x] = sum;
+                }
+    copy(out + stage.weights(), summed + stage.summed_weights(), stage.out_channels);
 }
 
 int64_t kept_channels(const Stage* stages, int64_t count) {
@@ -513,7 +654,8 @@ int64_t kept_channels(const Stage* stages, int64_t count) {
 
 // All stages for image n; its bands are shared out to the threads.
 void forward_image(
-    const Stage* stages, int64_t count, const Shape& shape, int64_t n, const float* x, float* kept, int threads
+    const Stage* stages, int64_t count, const SummedTaps& taps, const Shape& shape, int64_t n, const float* x,
+    float* kept, int threads
 ) {
     const float* in = x + n * stages[0].in_channels * shape.pixels();
     float* out = kept + n * kept_channels(stages, count) * shape.pixels();
@@ -528,7 +670,11 @@ void forward_image(
         for (int64_t band = 0; band < bands; band++) {
             const int64_t first = band * step, last = std::min(shape.height, first + step);
             if (stage.separable()) separable_band(stage, in, channels.data(), shape, first, last);
-            else plain_band(stage, in, channels.data(), shape, first, last);
+            else
+                convolve_band(
+                    in, stage.in_channels, taps.of(s), stage.out_channels, stage.bias, stage.slope, channels.data(),
+                    shape, {first, last, shape.width}
+                );
         }
         in = rest;
         out += stage.kept * shape.pixels();
@@ -541,34 +687,37 @@ extern "C" {
 
 // x (images, in_channels, height, width) -> kept (images, all kept channels, height, width) and every stage's rest.
 void chain_forward(const Stage* stages, int64_t count, Shape shape, const float* x, float* kept, int threads) {
+    const SummedTaps taps(stages, count, false);
     if (shape.images < threads) {
-        for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, shape, n, x, kept, threads);
+        for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, taps, shape, n, x, kept, threads);
         return;
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, shape, n, x, kept, 1);
+    for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, taps, shape, n, x, kept, 1);
 }
 
-// x_gradient as x, or null where none is wanted; parameter_gradients (images, parameters of all stages), zero before,
-// one row for each image so that their sum does not depend on the number of threads.
+// x_gradient as x, or null where none is wanted; parameter_gradients as the parameters of all stages. Images are summed
+// in their order, so that the result does not depend on the number of threads.
 void chain_backward(
     const Stage* stages, int64_t count, Shape shape, const float* x, const float* kept, const float* kept_gradient,
     float* x_gradient, float* parameter_gradients, int threads
 ) {
     const int64_t pixels = shape.pixels(), kept_total = kept_channels(stages, count);
-    int64_t parameters = 0, widest = 0;
+    int64_t summed = 0, widest = 0;
     for (int64_t s = 0; s < count; s++) {
-        parameters += stages[s].parameters();
+        summed += stages[s].summed_parameters();
         widest = std::max(widest, stages[s].rest_channels());
     }
+    const SummedTaps flipped(stages, count, true);
+    float* const image_gradients = scratch.image_gradients.zeros(shape.images * summed);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t n = 0; n < shape.images; n++) {
-        float* gradients = parameter_gradients + (n + 1) * parameters;
+        float* gradients = image_gradients + (n + 1) * summed;
         int64_t kept_start = n * kept_total + kept_total;
         const float* rest_gradient = nullptr;
         for (int64_t s = count - 1; s >= 0; s--) {
             const Stage& stage = stages[s];
-            gradients -= stage.parameters();
+            gradients -= stage.summed_parameters();
             kept_start -= stage.kept;
             const float* in =
                 s ? stages[s - 1].rest + n * stage.in_channels * pixels : x + n * stage.in_channels * pixels;
@@ -576,16 +725,24 @@ void chain_backward(
             if (s) into = scratch.rest_gradient[s % 2].floats(widest * pixels);
             else if (x_gradient) into = x_gradient + n * stage.in_channels * pixels;
             const float* rest = stage.rest + n * stage.rest_channels() * pixels;
-            float *weight = gradients + stage.depthwise_parameters(), *bias = weight + stage.out_channels * stage.inner();
+            float *weight = gradients + stage.depthwise_parameters(), *bias = weight + stage.summed_weights();
             const Backward io{
                 in, output_channels(stage, kept + kept_start * pixels, rest, shape),
                 output_channels(stage, kept_gradient + kept_start * pixels, rest_gradient, shape), into, weight, bias,
                 gradients, gradients + 9 * stage.in_channels,
             };
             if (stage.separable()) backward_separable(stage, io, shape);
-            else backward_plain(stage, io, shape);
+            else backward_plain(stage, io, flipped.of(s), shape);
             rest_gradient = into;
         }
+    }
+    for (int64_t n = 1; n < shape.images; n++)
+        for (int64_t i = 0; i < summed; i++) image_gradients[i] += image_gradients[n * summed + i];
+    const float* from = image_gradients;
+    for (int64_t s = 0; s < count; s++) {
+        unsum(stages[s], from, parameter_gradients);
+        from += stages[s].summed_parameters();
+        parameter_gradients += stages[s].parameters();
     }
 }
 }

@@ -156,12 +156,11 @@ class ConvChain(torch.autograd.Function):
         x_gradient = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         gradient = gradient.contiguous()
         sizes = [p.numel() for p in parameters]
-        gradients = x.new_zeros(n, sum(sizes))  # of each image: their sum does not depend on the number of threads
+        gradients = x.new_empty(sum(sizes))
         values = gradient if out is None else out  # of no effect where every slope is 1
         pointers = (None if t is None else t.data_ptr() for t in (x, values, gradient, x_gradient, gradients))
         compiled()[0].chain_backward(stages, len(stages), CShape(n, height, width), *pointers, torch.get_num_threads())
-        split = gradients.sum(dim=0).split(sizes)
-        return x_gradient, None, None, None, *(g.view_as(p) for g, p in zip(split, parameters))
+        return x_gradient, None, None, None, *(g.view_as(p) for g, p in zip(gradients.split(sizes), parameters))
 
 
 def in_groups(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
