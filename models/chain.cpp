@@ -3,8 +3,9 @@
 // A layer at a time, each of these writes a feature map to memory and reads it back. Here a band of rows is convolved
 // depthwise into a buffer that stays in the cache, and multiplied from there; backward computes the depthwise maps
 // again, and holds the gradient of one stage's. A 3x3 conv is six such products for every four rows, on sums of rows
-// (Winograd's minimal filtering, F(4, 3), down the columns), which takes half of the multiplications. Maps are NCHW float32: vectors run along pixels, so that any number of channels is as fast. Forward
-// shares out images, or the bands of a single one; backward images alone.
+// (Winograd's minimal filtering, F(4, 3), down the columns), which takes half of the multiplications. Maps are NCHW
+// float32: vectors run along pixels, so that any number of channels is as fast. Forward shares out images, or the bands
+// of a single one; backward images alone.
 //
 // Built by utils/native.py, called by models/chain.py.
 
