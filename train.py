@@ -53,7 +53,7 @@ FIXED += ("valid_patch", "valid_repeat", "save_dir")
 
 
 # Flags that belong to the machine: a resumed run chooses them anew.
-MACHINE = ("resume", "device", "workers", "cache", "compile")
+MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 
 
 # Flags, as they came out, that published weights tell of.
@@ -210,10 +210,15 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.compile is None:
         args.compile = on_gpu
     if args.channels_last is None:
-        nf = complete_hyperparameters(args.model, nf=args.nf)["nf"]
-        args.channels_last = args.device != "cpu" or nf >= chain.WIDE or chain.compiled()[0] is None
+        args.channels_last = not may_run_native(args) or chain.compiled()[0] is None
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
+
+
+def may_run_native(args: argparse.Namespace) -> bool:
+    """Whether the compiled convs of models/chain.py are for this run."""
+    nf = complete_hyperparameters(args.model, nf=args.nf)["nf"]
+    return args.device == "cpu" and not args.bf16 and not args.compile and nf < chain.WIDE
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -518,7 +523,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
             + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
         )
-        if args.device == "cpu" and (reason := chain.compiled()[1]):
+        if may_run_native(args) and (reason := chain.compiled()[1]):
             print(f"convs run a layer at a time, which is slower: {reason}")
         log_to_tensorboard = open_tensorboard(args)
 

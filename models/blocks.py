@@ -142,8 +142,10 @@ def check_distillation(nf: int) -> None:
 class DistillationBlock(nn.Module):
     """The IMDB's three-fold split: each step keeps a quarter of the channels and refines the rest.
 
-    Subclasses set c1…c4 (a conv takes the step) and what follows the concatenation of the four kept quarters. `fused`
-    runs all four by C++ on the CPU.
+    Subclasses set c1…c4 (a conv takes the step) and what follows the concatenation of the four kept quarters.
+
+    `fused` computes the block faster, on the CPU by C++; it can then be differentiated once, and hooks of the layers
+    after the split do not run. Without it every layer runs as a module, which is how costs are counted.
     """
 
     fused = True

@@ -1,11 +1,12 @@
-// Convs in a row, 3x3 or depthwise 3x3 and pointwise 1x1, with the LeakyReLU and the split after each.
+// Convs in a row, separable (depthwise 3x3, pointwise 1x1) or plain 3x3, with the LeakyReLU and the split after each.
 //
-// A layer at a time, each of these writes a feature map to memory and reads it back. Here a band of rows is convolved
-// depthwise into a buffer that stays in the cache, and multiplied from there; backward computes the depthwise maps
-// again, and holds the gradient of one stage's. A 3x3 conv is six such products for every four rows, on sums of rows
-// (Winograd's minimal filtering, F(4, 3), down the columns), which takes half of the multiplications. Maps are NCHW
-// float32: vectors run along pixels, so that any number of channels is as fast. Forward shares out images, or the bands
-// of a single one; backward images alone.
+// A layer at a time, each of these writes a feature map to memory and reads it back. Here a band of rows of one image
+// goes through buffers that stay in the cache. Maps are NCHW float32: vectors run along pixels, so that any number of
+// channels is as fast.
+// - separable: depthwise maps are multiplied from a buffer. Backward computes them again.
+// - plain: six products for every four rows, on sums of rows (Winograd's minimal filtering down the columns), take half
+//   of the multiplications. Their error is 1e-7 of the largest of those rows; what is not finite spreads over them.
+// Forward shares out images, or the bands of a single one; backward images alone, and holds one stage's gradient.
 //
 // Built by utils/native.py, called by models/chain.py.
 
@@ -15,6 +16,33 @@
 #include <cstring>
 #include <new>
 #include <vector>
+
+// Winograd's F(4, 3) makes four outputs of three taps by six products. Source: Lavin and Gray, arXiv 1509.09308.
+constexpr int OUTPUTS = 4, PRODUCTS = 6;
+
+// One conv of a chain. Its first `kept` output channels leave the chain, the rest feed the next stage.
+struct Stage {
+    int64_t in_channels, out_channels, kept;
+    const float *depthwise_weight, *depthwise_bias;  // null: a plain conv
+    const float *weight, *bias;                      // of the pointwise conv, or of the plain one: 3x3
+    float slope;                                     // of the LeakyReLU after it; 1: none
+    float* rest;                                     // (images, out_channels - kept, height, width)
+
+    bool separable() const { return depthwise_weight; }
+    int64_t kernels() const { return out_channels * in_channels; }
+    int64_t rest_channels() const { return out_channels - kept; }
+    int64_t depthwise_parameters() const { return separable() ? in_channels * (9 + 1) : 0; }
+    int64_t weights() const { return kernels() * (separable() ? 1 : 9); }
+    int64_t parameters() const { return depthwise_parameters() + weights() + out_channels; }
+    // of one image's gradient; a plain conv's is that of its SummedKernels
+    int64_t summed_weights() const { return kernels() * (separable() ? 1 : PRODUCTS * 3); }
+    int64_t summed_parameters() const { return depthwise_parameters() + summed_weights() + out_channels; }
+};
+
+struct Shape {
+    int64_t images, height, width;
+    int64_t pixels() const { return height * width; }
+};
 
 namespace {
 
@@ -170,7 +198,14 @@ inline Vector fold(Vector a, Vector b) {
         low[i] = lane / HALF * 2 * HALF + lane % HALF + (i < LANES / 2 ? 0 : LANES);
         high[i] = low[i] + HALF;
     }
+#if defined(__clang__)  // which has another builtin, but makes shuffles of the loop
+    Vector folded;
+    for (int i = 0; i < LANES; i++)
+        folded[i] = low[i] < LANES ? a[low[i]] + a[high[i]] : b[low[i] - LANES] + b[high[i] - LANES];
+    return folded;
+#else
     return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+#endif
 }
 
 // Lane i is the total of v[i], for i < COUNT <= LANES: cheaper than one total after the other.
@@ -302,44 +337,12 @@ void add_dot_products(
         }
 }
 
-}  // namespace
-
-constexpr int OUTPUTS = 4, PRODUCTS = 6;  // of the 3x3 convs, see TAPS
-
-extern "C" {
-
-// One conv of a chain. Its first `kept` output channels leave the chain, the rest feed the next stage.
-struct Stage {
-    int64_t in_channels, out_channels, kept;
-    const float *depthwise_weight, *depthwise_bias;  // null: a plain conv
-    const float *weight, *bias;                      // of the pointwise conv, or of the plain one: 3x3
-    float slope;                                     // of the LeakyReLU after it; 1: none
-    float* rest;                                     // (images, out_channels - kept, height, width)
-
-    bool separable() const { return depthwise_weight; }
-    int64_t kernels() const { return out_channels * in_channels; }
-    int64_t rest_channels() const { return out_channels - kept; }
-    int64_t depthwise_parameters() const { return separable() ? in_channels * (9 + 1) : 0; }
-    int64_t weights() const { return kernels() * (separable() ? 1 : 9); }
-    int64_t parameters() const { return depthwise_parameters() + weights() + out_channels; }
-    // of one image's gradient; a plain conv's is that of its SummedTaps
-    int64_t summed_weights() const { return kernels() * (separable() ? 1 : PRODUCTS * 3); }
-    int64_t summed_parameters() const { return depthwise_parameters() + summed_weights() + out_channels; }
-};
-
-struct Shape {
-    int64_t images, height, width;
-    int64_t pixels() const { return height * width; }
-};
-}
-
-namespace {
-
-// Rows of a band such that its buffers of so many channels stay in the cache; bands of about the same height.
-int64_t band_rows(const Shape& shape, int64_t channels, int64_t least_bands) {
+// Rows of a band, a multiple of `multiple`, such that about so many channels stay in the cache; bands of about the same
+// height.
+int64_t band_rows(const Shape& shape, int64_t channels, int64_t multiple, int64_t least_bands) {
     int64_t fitting = std::max<int64_t>(1, BAND_FLOATS / (channels * shape.width));
     int64_t bands = std::max((shape.height + fitting - 1) / fitting, std::min(least_bands, shape.height));
-    return round_up((shape.height + bands - 1) / bands, OUTPUTS);
+    return round_up((shape.height + bands - 1) / bands, multiple);
 }
 
 // Depthwise maps of rows [first, last) into (in_channels, stride).
@@ -382,8 +385,7 @@ void separable_band(
     );
 }
 
-// Winograd's F(4, 3): four outputs y of three taps w on six inputs d are y = OUT ((TAPS w) * (IN d)), six products
-// instead of twelve. Source: Lavin and Gray, arXiv 1509.09308.
+// Four outputs y of three taps w on six inputs d are y = OUT ((TAPS w) * (IN d)).
 constexpr float TAPS[PRODUCTS][3] = {
     {1 / 4.0f, 0, 0},
     {-1 / 6.0f, -1 / 6.0f, -1 / 6.0f},
@@ -469,7 +471,7 @@ struct Sums {
     std::vector<const float*> runs(int64_t k) const {
         return rows_of(data + k * channels * channel_stride + LANES, channels, channel_stride);
     }
-    std::vector<const float*> taps(int64_t k) const {
+    std::vector<const float*> shifted(int64_t k) const {
         std::vector<const float*> pointers;
         for (const float* run : runs(k))
             for (int64_t x = -1; x <= 1; x++) pointers.push_back(run + x);
@@ -479,9 +481,9 @@ struct Sums {
 
 // TAPS down the columns of the plain stages' kernels: (PRODUCTS, out, in, 3) of each stage, or flipped, with in and out
 // exchanged, as x's gradient takes them.
-class SummedTaps {
+class SummedKernels {
 public:
-    SummedTaps(const Stage* stages, int64_t count, bool flipped) : starts(count) {
+    SummedKernels(const Stage* stages, int64_t count, bool flipped) : starts(count) {
         for (int64_t s = 0; s < count; s++) {
             starts[s] = data.size();
             if (!stages[s].separable()) append(stages[s], flipped);
@@ -508,7 +510,7 @@ private:
     }
 };
 
-// Rows of a band of each output channel: LeakyReLU(bias + conv). `weight` is a stage's SummedTaps.
+// Rows of a band of each output channel: LeakyReLU(bias + conv). `weight` is a stage's SummedKernels.
 void convolve_band(
     const float* maps, int64_t in_channels, const float* weight, int64_t out_channels, const float* bias, float slope,
     float* const* out, const Shape& shape, const Band& band
@@ -521,7 +523,7 @@ void convolve_band(
         for (int64_t o = 0; o < out_channels; o++) to[o] = product + (k * out_channels + o) * pixels;
         const Matrix matrix{weight + k * out_channels * in_channels * 3, in_channels * 3, 1};
         multiply(
-            matrix, out_channels, in_channels * 3, sums.taps(k).data(), nullptr, 1.0f, to.data(), 0, pixels
+            matrix, out_channels, in_channels * 3, sums.shifted(k).data(), nullptr, 1.0f, to.data(), 0, pixels
         );
     }
     for (int64_t o = 0; o < out_channels; o++) {
@@ -563,11 +565,11 @@ float through_activation(const float* gradient, const float* value, float slope,
 }
 
 // What the backward of a stage reads and writes, of one image: pointers to each output channel's values and gradient,
-// and where the gradients go. Those of parameters are added to; a plain conv's weight is its SummedTaps.
+// and where the gradients go. Those of parameters are added to; a plain conv's weight's is that of its SummedKernels.
 struct Backward {
     const float* x;
     std::vector<const float*> values, gradients;
-    float *x_gradient, *weight, *bias, *depthwise_weight, *depthwise_bias;
+    float *x_gradient, *weight_gradient, *bias_gradient, *depthwise_weight_gradient, *depthwise_bias_gradient;
 };
 
 void backward_separable(const Stage& stage, const Backward& io, const Shape& shape) {
@@ -577,7 +579,7 @@ void backward_separable(const Stage& stage, const Backward& io, const Shape& sha
     float* depthwise_gradient = scratch.depthwise_gradient.floats(in * pixels);
     std::vector<float*> into(in);
     for (int64_t c = 0; c < in; c++) into[c] = depthwise_gradient + c * pixels;
-    const int64_t step = band_rows(shape, in + out, 1);
+    const int64_t step = band_rows(shape, in + out, 1, 1);
     for (int64_t first = 0; first < shape.height; first += step) {
         const int64_t last = std::min(shape.height, first + step), count = (last - first) * shape.width;
         const int64_t whole = round_up(count, LANES), stride = whole + LANES, start = first * shape.width;
@@ -585,11 +587,11 @@ void backward_separable(const Stage& stage, const Backward& io, const Shape& sha
         depthwise_band(stage, io.x, shape, first, last, maps, stride);
         float* g = scratch.gradient.zeros(out * stride);
         for (int64_t o = 0; o < out; o++)
-            io.bias[o] += through_activation(
+            io.bias_gradient[o] += through_activation(
                 io.gradients[o] + start, io.values[o] + start, stage.slope, g + o * stride, count
             );
         const std::vector<const float*> gradients = rows_of(g, out, stride);
-        add_dot_products(gradients.data(), out, rows_of(maps, in, stride).data(), in, whole, io.weight);
+        add_dot_products(gradients.data(), out, rows_of(maps, in, stride).data(), in, whole, io.weight_gradient);
         multiply({stage.weight, 1, in}, in, out, gradients.data(), nullptr, 1.0f, into.data(), start, count);
     }
 
@@ -600,8 +602,8 @@ void backward_separable(const Stage& stage, const Backward& io, const Shape& sha
     for (int64_t c = 0; c < in; c++) {
         plane.fill(io.x + c * pixels, shape.height, shape.width, 0, shape.height);
         gradient_plane.fill(depthwise_gradient + c * pixels, shape.height, shape.width, 0, shape.height);
-        io.depthwise_bias[c] +=
-            correlate_planes(plane, gradient_plane, io.depthwise_weight + 9 * c, shape.height, shape.width);
+        io.depthwise_bias_gradient[c] +=
+            correlate_planes(plane, gradient_plane, io.depthwise_weight_gradient + 9 * c, shape.height, shape.width);
         float flipped[9];
         std::reverse_copy(stage.depthwise_weight + 9 * c, stage.depthwise_weight + 9 * c + 9, flipped);
         if (io.x_gradient)
@@ -613,25 +615,25 @@ void backward_plain(const Stage& stage, const Backward& io, const float* flipped
     const int64_t in = stage.in_channels, out = stage.out_channels, pixels = shape.pixels();
     float* g = scratch.gradient.floats(out * pixels);
     for (int64_t o = 0; o < out; o++)
-        io.bias[o] += through_activation(io.gradients[o], io.values[o], stage.slope, g + o * pixels, pixels);
+        io.bias_gradient[o] += through_activation(io.gradients[o], io.values[o], stage.slope, g + o * pixels, pixels);
     std::vector<float*> into(in);
     for (int64_t c = 0; io.x_gradient && c < in; c++) into[c] = io.x_gradient + c * pixels;
-    const int64_t step = band_rows(shape, in + out, 1);
+    const int64_t step = band_rows(shape, in + out, OUTPUTS, 1);
     for (int64_t first = 0; first < shape.height; first += step) {
         const Band band{first, std::min(shape.height, first + step), shape.width};
         const Sums sums = Sums::of<SumIn>(scratch.sums, io.x, in, shape, band);
         const Sums gradient_sums = Sums::of<SumGradient>(scratch.gradient_sums, g, out, shape, band);
         for (int64_t k = 0; k < PRODUCTS; k++)
             add_dot_products(
-                gradient_sums.runs(k).data(), out, sums.taps(k).data(), in * 3, band.pixels(),
-                io.weight + k * stage.kernels() * 3
+                gradient_sums.runs(k).data(), out, sums.shifted(k).data(), in * 3, band.pixels(),
+                io.weight_gradient + k * stage.kernels() * 3
             );
         if (io.x_gradient) convolve_band(g, out, flipped, in, nullptr, 1.0f, into.data(), shape, band);
     }
 }
 
 // From one image's layout of gradients to that of the parameters.
-void unsum(const Stage& stage, const float* summed, float* out) {
+void parameter_layout(const Stage& stage, const float* summed, float* out) {
     copy(out, summed, stage.depthwise_parameters());
     summed += stage.depthwise_parameters();
     out += stage.depthwise_parameters();
@@ -655,7 +657,7 @@ int64_t kept_channels(const Stage* stages, int64_t count) {
 
 // All stages for image n; its bands are shared out to the threads.
 void forward_image(
-    const Stage* stages, int64_t count, const SummedTaps& taps, const Shape& shape, int64_t n, const float* x,
+    const Stage* stages, int64_t count, const SummedKernels& kernels, const Shape& shape, int64_t n, const float* x,
     float* kept, int threads
 ) {
     const float* in = x + n * stages[0].in_channels * shape.pixels();
@@ -664,8 +666,9 @@ void forward_image(
         const Stage& stage = stages[s];
         float* rest = stage.rest + n * stage.rest_channels() * shape.pixels();
         const std::vector<float*> channels = output_channels(stage, out, rest, shape);
-        const int64_t buffered = stage.in_channels + (stage.separable() ? 0 : stage.out_channels);
-        const int64_t step = band_rows(shape, buffered, threads);
+        const int64_t step = stage.separable()
+            ? band_rows(shape, stage.in_channels, 1, threads)
+            : band_rows(shape, stage.in_channels + stage.out_channels, OUTPUTS, threads);
         const int64_t bands = (shape.height + step - 1) / step;
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (int64_t band = 0; band < bands; band++) {
@@ -673,7 +676,7 @@ void forward_image(
             if (stage.separable()) separable_band(stage, in, channels.data(), shape, first, last);
             else
                 convolve_band(
-                    in, stage.in_channels, taps.of(s), stage.out_channels, stage.bias, stage.slope, channels.data(),
+                    in, stage.in_channels, kernels.of(s), stage.out_channels, stage.bias, stage.slope, channels.data(),
                     shape, {first, last, shape.width}
                 );
         }
@@ -688,13 +691,13 @@ extern "C" {
 
 // x (images, in_channels, height, width) -> kept (images, all kept channels, height, width) and every stage's rest.
 void chain_forward(const Stage* stages, int64_t count, Shape shape, const float* x, float* kept, int threads) {
-    const SummedTaps taps(stages, count, false);
+    const SummedKernels kernels(stages, count, false);
     if (shape.images < threads) {
-        for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, taps, shape, n, x, kept, threads);
+        for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, kernels, shape, n, x, kept, threads);
         return;
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, taps, shape, n, x, kept, 1);
+    for (int64_t n = 0; n < shape.images; n++) forward_image(stages, count, kernels, shape, n, x, kept, 1);
 }
 
 // x_gradient as x, or null where none is wanted; parameter_gradients as the parameters of all stages. Images are summed
@@ -709,7 +712,7 @@ void chain_backward(
         summed += stages[s].summed_parameters();
         widest = std::max(widest, stages[s].rest_channels());
     }
-    const SummedTaps flipped(stages, count, true);
+    const SummedKernels flipped(stages, count, true);
     float* const image_gradients = scratch.image_gradients.zeros(shape.images * summed);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t n = 0; n < shape.images; n++) {
@@ -741,7 +744,7 @@ void chain_backward(
         for (int64_t i = 0; i < summed; i++) image_gradients[i] += image_gradients[n * summed + i];
     const float* from = image_gradients;
     for (int64_t s = 0; s < count; s++) {
-        unsum(stages[s], from, parameter_gradients);
+        parameter_layout(stages[s], from, parameter_gradients);
         from += stages[s].summed_parameters();
         parameter_gradients += stages[s].parameters();
     }

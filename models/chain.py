@@ -58,8 +58,8 @@ def tensors_of(conv: nn.Module) -> list[Tensor]:
 
 def runs_native(x: Tensor, *convs: nn.Module) -> bool:
     """Whether `conv_chain` can stand for these convs, and is worth it: on plain float32 tensors that fit, on the CPU,
-    outside autocast, tracing and compiling, where the kernels could be built. What it refuses is the layers' to run or
-    to report.
+    outside autocast, tracing, compiling and `torch.func`, with no hooks on them, where the kernels could be built. What
+    it refuses is the layers' to run or to report.
     """
     return (
         x.device.type == "cpu"
@@ -69,10 +69,18 @@ def runs_native(x: Tensor, *convs: nn.Module) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and not any(map(has_hooks, (*convs, *(layer for conv in convs for layer in layers_of(conv)))))
         and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
         and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
         and compiled()[0] is not None
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Before or after its forward, as pruning has: they change what it computes."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def is_worth_it(conv: nn.Conv2d) -> bool:
@@ -90,8 +98,7 @@ class ChainStage:
     """One conv of a chain.
 
     Attributes:
-        conv: a 3×3 `nn.Conv2d`, or depthwise 3×3 and pointwise 1×1 in a row; with biases, of stride 1 and padded by 1.
-            Hooks do not run.
+        conv: a 3×3 `nn.Conv2d`, or depthwise 3×3 and pointwise 1×1 in a row; with biases, keeping height and width.
         kept: its first output channels, which leave the chain here; None: all.
         slope: of the LeakyReLU after it, not negative; 1: none.
     """
@@ -119,10 +126,20 @@ def conv_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
     left = [output - keep for output, keep in zip(outputs, kept)]
     assert [*read, 0] == [x.shape[1], *left], "each stage reads what the one before it leaves"
     assert all(stage.slope >= 0 for stage in stages), "the sign of an output must tell its slope"
-    assert all(len(of_stage) == 2 or of_stage[0].kernel_size == (3, 3) for of_stage in layers), "plain convs are 3×3"
+    assert all(map(is_known, layers)), "a stage is a 3×3 conv, or a depthwise 3×3 and a pointwise one"
     tensors = [tensors_of(stage.conv) for stage in stages]
     slopes = [stage.slope for stage in stages]
     return ConvChain.apply(x, kept, slopes, [len(of_stage) for of_stage in tensors], *sum(tensors, []))
+
+
+def is_known(layers: Sequence[nn.Conv2d]) -> bool:
+    """Whether the layers of a stage are such as the C++ assumes."""
+    first, *pointwise = layers
+    groups = first.in_channels if pointwise else 1
+    shapes = [(layer.kernel_size, layer.padding, layer.groups) for layer in layers]
+    return shapes == [((3, 3), (1, 1), groups), ((1, 1), (0, 0), 1)][: len(layers)] and all(
+        (layer.stride, layer.dilation, layer.padding_mode) == ((1, 1), (1, 1), "zeros") for layer in layers
+    )
 
 
 class ConvChain(torch.autograd.Function):

@@ -97,21 +97,24 @@ def standard_deviation(variance: Tensor) -> Tensor:
 
 
 def add_product(x: Tensor, matrix: Tensor, bias: Tensor, h: Tensor) -> Tensor:
-    """x plus a 1×1 conv of h that is another for each image: (N, out, in) and (N or 1, out)."""
+    """x plus a 1×1 conv of h that is another for each image: (N, out, in) and (N or 1, out).
+
+    Not in one product under autocast, which would round the sum at every block.
+    """
     n, c, height, width = x.shape
     matrix, bias = matrix.to(x.dtype), bias.to(x.dtype)
+    rounds = torch.is_autocast_enabled(x.device.type)
     if h.is_contiguous():
-        out = torch.baddbmm(x.contiguous().flatten(2), matrix, h.flatten(2)).add_(bias[:, :, None])
-        return out.reshape(n, c, height, width)
-    out = torch.baddbmm(channels_innermost(x), channels_innermost(h), matrix.mT).add_(bias[:, None])
-    return out.reshape(n, height, width, c).permute(0, 3, 1, 2)
+        total, product = x.contiguous().flatten(2), (matrix, h.flatten(2))
+        out = total + torch.bmm(*product) if rounds else torch.baddbmm(total, *product)
+        return out.add_(bias[:, :, None]).reshape(n, c, height, width)
+    total, product = channels_innermost(x), (channels_innermost(h), matrix.mT)
+    out = total + torch.bmm(*product) if rounds else torch.baddbmm(total, *product)
+    return out.add_(bias[:, None]).reshape(n, height, width, c).permute(0, 3, 1, 2)
 
 
 class IMDB(DistillationBlock):
-    """Information multi-distillation block; `attention=False` gives the RTC variant's.
-
-    `fused` computes the same faster; without it every layer runs as a module, which is how costs are counted.
-    """
+    """Information multi-distillation block; `attention=False` gives the RTC variant's."""
 
     def __init__(self, nf: int, attention: bool = True) -> None:
         super().__init__(nf)
@@ -134,16 +137,15 @@ class IMDB(DistillationBlock):
         with float32_region(x.device.type):
             matrix = self.c5.weight.flatten(1).expand(len(x), -1, -1)
             if isinstance(self.cca, ContrastAwareChannelAttention):
+                # of which only the diagonal is used: forward takes 0.8 ms longer than channel_contrast, backward 4 ms
+                # less (batch 8 of 64×64, 20 channels, one core)
                 mean, covariance = Moments.apply(full_precision(distilled))
                 matrix = matrix * self.cca.gate_from(mean[:, 0], covariance.diagonal(dim1=1, dim2=2))[:, None]
         return add_product(x, matrix, self.c5.bias[None], distilled)
 
 
 class SeparableIMDB(SeparableDistillationBlock):
-    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them.
-
-    `fused` as in IMDB.
-    """
+    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them."""
 
     def __init__(self, nf: int) -> None:
         super().__init__(nf)

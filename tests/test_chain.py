@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model, chain
-from models.blocks import ActivatedSeparableConv, Conv3x3, DistillationBlock, SeparableConv
+from models.blocks import ActivatedSeparableConv, Conv3x3, DistillationBlock, ScaledPointwise, SeparableConv
 from models.chain import ChainStage, conv_chain
 from models.imdn import IMDB, SeparableIMDB
 from utils import native
@@ -85,7 +87,7 @@ def test_a_chain_computes_what_the_layers_do(name, kind, size):
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     torch.manual_seed(0)
     stages = [ChainStage(SeparableConv(6, 8), 2, 0.05), ChainStage(Conv3x3(6, 8), 4, 0.05), ChainStage(Conv3x3(4, 4))]
-    x = torch.randn(2, 6, 40, 24)
+    x = torch.randn(2, 6, 37, 24)
     alone = results(conv_chain, x, stages)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)  # more than images: bands are shared out
     for one, several in zip(alone, results(conv_chain, x, stages), strict=True):
@@ -101,11 +103,12 @@ def test_channels_last_is_taken_too():
 
 
 @needs_compiler
-def test_what_is_not_a_number_stays_so():
-    x = torch.zeros(1, 4, 8, 8)
+@pytest.mark.parametrize(("conv", "reach"), ((SeparableConv, 5), (Conv3x3, 8)))
+def test_what_is_not_a_number_stays_so(conv, reach):
+    x = torch.zeros(1, 4, 12, 8)
     x[0, 1, 3, 3] = float("nan")
-    y = conv_chain(x, [ChainStage(SeparableConv(4, 4), slope=0.1)])
-    assert y[0, :, 2:5, 2:5].isnan().all() and y[0, :, 5:].isfinite().all()
+    y = conv_chain(x, [ChainStage(conv(4, 4), slope=0.1)])
+    assert y[0, :, 2:5, 2:5].isnan().all() and y[0, :, reach:].isfinite().all()
 
 
 def is_native(y):
@@ -133,6 +136,11 @@ def test_what_it_cannot_read_is_the_layers_to_run_or_to_refuse():
     assert not is_native(SeparableConv(8, 8).double()(x.double()))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert conv(mode.from_tensor(x)).shape == x.shape
+        assert conv(x).shape == x.shape
+    with FlopCounterMode(display=False) as counter:
+        conv(x)
+    assert counter.get_total_flops() > 0
+    assert torch.func.grad(lambda x: conv(x).sum())(x).isfinite().all()
     for wrong in (x[:, :4], x.double()):
         with pytest.raises(RuntimeError):
             conv(wrong)
@@ -150,6 +158,39 @@ def test_wide_plain_convs_are_left_to_pytorch():
 def test_channels_last_networks_are_left_to_pytorch():
     conv, x = Conv3x3(4, 4).to(memory_format=torch.channels_last), torch.randn(1, 4, 3, 5)
     assert not is_native(conv(x.to(memory_format=torch.channels_last)))
+
+
+@needs_compiler
+def test_hooks_run():
+    block, x = IMDB(8), torch.randn(1, 8, 4, 4)
+    nn.utils.prune.l1_unstructured(block.c1, "weight", amount=0.5)  # computes the weight in a hook
+    with torch.no_grad():
+        block.c1.weight_orig += 1
+    pruned = block(x)
+    block.fused = False
+    torch.testing.assert_close(pruned, block(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_layers_after_it_may_work_in_place():
+    conv, x = Conv3x3(4, 4), torch.randn(1, 4, 5, 6)
+    gradients = []
+    for conv.fused in (True, False):
+        y = nn.LeakyReLU(0.1, inplace=True)(conv(x))
+        gradients.append(torch.autograd.grad((y * torch.arange(6.0)).sum(), conv.weight)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    activated = conv_chain(x, [ChainStage(conv, slope=0.1)])
+    activated.mul_(2)  # which backward would take for what the activation made
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        activated.sum().backward()
+
+
+@needs_compiler
+def test_a_second_differentiation_is_refused():
+    conv, x = Conv3x3(4, 4), torch.randn(1, 4, 5, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @needs_compiler
@@ -175,10 +216,15 @@ def test_an_image_that_needs_no_gradient_gets_none():
 def test_networks_compute_what_their_modules_do(name):
     torch.manual_seed(0)
     model, x = build_model(name, nf=8, num_modules=4), torch.rand(2, 3, 13, 18)
-    fast = model(x)
-    for module in model.modules():
+    exact = copy.deepcopy(model).double()
+    for module in exact.modules():
         module.fused = False
-    torch.testing.assert_close(fast, model(x), rtol=1e-4, atol=1e-5)
+    values, expectations = (
+        [y, *torch.autograd.grad(y.sum(), [p for p in network.parameters() if p.requires_grad])]
+        for network, y in ((model, model(x)), (exact, exact(x.double())))
+    )
+    for value, expected in zip(values, expectations, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
 @needs_compiler
@@ -187,6 +233,10 @@ def test_stages_that_do_not_fit_are_refused():
         [ChainStage(SeparableConv(4, 4), 3)],
         [ChainStage(SeparableConv(4, 4), slope=-0.1)],
         [ChainStage(nn.Conv2d(4, 4, 1))],
+        [ChainStage(nn.Conv2d(4, 4, 3, padding=1, groups=2))],
+        [ChainStage(nn.Conv2d(4, 4, 3, padding=2, dilation=2))],
+        [ChainStage(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))],
+        [ChainStage(ScaledPointwise(4, 4))],
     ):
         with pytest.raises(AssertionError):
             conv_chain(torch.zeros(1, 4, 3, 3), stages)

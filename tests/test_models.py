@@ -1,11 +1,12 @@
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from conftest import SHARED, needs_shared
 
 from models import MODELS, build_model, complete_hyperparameters
-from models.imdn import ContrastAwareChannelAttention
+from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from utils.cost import count_cost
 
 # (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout. DRLN_dw is
@@ -162,7 +163,19 @@ def test_starts_from_interpolation(name, scale):
 
 
 @pytest.mark.parametrize("layout", (torch.channels_last, torch.contiguous_format))
-@pytest.mark.parametrize("name", ("IMDN", "IMDN_dw", "DRLN_slim"))
+@pytest.mark.parametrize("block", (IMDB, partial(IMDB, attention=False), SeparableIMDB))
+def test_blocks_do_not_round_what_passes_by(block, layout):
+    block, x = block(8), torch.randn(1, 8, 4, 4).contiguous(memory_format=layout)
+    for conv in block.c5.modules():
+        if isinstance(conv, torch.nn.Conv2d):
+            torch.nn.init.zeros_(conv.weight)
+            torch.nn.init.zeros_(conv.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("layout", (torch.channels_last, torch.contiguous_format))
+@pytest.mark.parametrize("name", ("IMDN", "IMDN_RTC", "IMDN_dw", "DRLN_slim"))
 def test_fused_layers_compute_what_their_modules_do(name, layout):
     torch.manual_seed(0)
     model = small(name, 3).double()

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import cv2
 import matplotlib.pyplot as plt
@@ -69,6 +70,9 @@ def test_labels_of_close_points_stay_apart():
 def test_plots_leave_out_what_was_not_measured(tmp_path):
     entry = {"iteration": 3, "learning_rate": 1e-3, "train_loss": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": None}
     draw_plots([entry], tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_plots([entry | {"train_loss": -30.0}], tmp_path)  # --loss psnr has no logarithm
     assert {p.name for p in tmp_path.iterdir()} == {"lrs.png", "losses.png", "psnr.png"}
 
 

@@ -122,7 +122,14 @@ def test_the_sample_set_trains(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", (["--bf16"], ["--no-channels-last"], ["--workers", "2"], ["--model", "DRLN_slim", "--modules", "2"])
+    "flags",
+    (
+        ["--bf16"],
+        ["--channels-last"],
+        ["--workers", "2"],
+        ["--model", "DRLN_slim", "--modules", "2"],
+        ["--loss", "psnr"],
+    ),
 )
 def test_other_paths_train(decoded, tmp_path, flags):
     assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", *flags)["train_loss"])
@@ -288,6 +295,22 @@ def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.chain, "compiled", lambda: (None, "no C++ compiler"))
     run(decoded, tmp_path, "--epochs", "1")
     assert "a layer at a time, which is slower: no C++ compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "compiler", "expected"),
+    (
+        ([], True, False),
+        ([], False, True),
+        (["--nf", "64"], True, True),
+        (["--bf16"], True, True),
+        (["--compile"], True, True),
+        (["--channels-last"], True, True),
+    ),
+)
+def test_the_layout_is_that_of_the_faster_convs(flags, compiler, expected, monkeypatch):
+    monkeypatch.setattr(train.chain, "compiled", lambda: (object(), "") if compiler else (None, "no C++ compiler"))
+    assert train.parse_args(["--data", "sample", "--device", "cpu", *flags])[0].channels_last == expected
 
 
 def test_flags_reach_the_schedule():

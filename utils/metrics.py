@@ -1,4 +1,4 @@
-"""Image quality and the report's scores. Images are (N, 3, H, W) RGB in [0, 1], quantised to 8 bits first."""
+"""Image quality and the report's scores. Images are (N, 3, H, W) RGB in [0, 1]; scores quantise them to 8 bits."""
 
 import math
 from collections.abc import Sequence
@@ -38,11 +38,16 @@ def _psnr_255(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def psnr_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean over images of minus the PSNR, to be minimised: (N, 3, H, W) in [0, 1], not quantised -> a scalar in dB.
+    """Mean over images of minus the PSNR, to be minimised, not quantised: a scalar in dB.
 
     A score that averages PSNR weighs images by the logarithm of their error, so that a flat one counts as much as a
-    detailed one. The error never falls below that of rounding to 8 bits. Source: HINet (arXiv 2105.06086).
+    detailed one. The error never falls below that of rounding to 8 bits.
+
+    Raises:
+        ValueError: shapes differ.
+    Source: HINet (arXiv 2105.06086).
     """
+    _check_pair(sr, hr, border=0)
     mse = (sr - hr).square().flatten(1).mean(dim=1)
     return 10 * torch.log10(mse + 1 / (12 * 255**2)).mean()
 

@@ -38,7 +38,8 @@ def draw_plots(entries: list[dict], folder: Path) -> None:
             continue
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         axes.plot(*zip(*points), marker="." if len(points) < 50 else None)
-        axes.set(xlabel="iteration", ylabel=label, yscale="log" if name in ("lrs", "losses") else "linear")
+        can_be_log = name in ("lrs", "losses") and min(value for _, value in points) > 0
+        axes.set(xlabel="iteration", ylabel=label, yscale="log" if can_be_log else "linear")
         axes.grid(alpha=0.3)
         with atomic_path(Path(folder) / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=100)
