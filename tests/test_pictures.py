@@ -25,8 +25,9 @@ def result(name="IMDN_dw", nf=40, modules=6, **more) -> dict:
 
 def test_table_sets_results_beside_the_report_cheapest_first():
     lines = results_table([result()]).splitlines()
-    assert lines[0].endswith("| PSNR (dB) | report (dB) |")
-    assert "| IMDN_dw | 40 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | 32.021 |" in lines
+    assert lines[0].endswith("| PSNR (dB) | report (dB) | difference |")
+    assert "| IMDN_dw | 40 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | 32.021 | -0.521 |" in lines
+    assert "| IMDN | 64 | 6 | ×3 | 91.503 | 0.703059 | – | 32.274 | – |" in lines
     assert len(lines) == 2 + len(REPORT)
     flops = [float(line.split(" | ")[4]) for line in lines[2:]]
     assert flops == sorted(flops)
@@ -39,7 +40,7 @@ def test_table_of_another_protocol_stands_alone():
 
 
 def test_table_of_a_network_that_the_report_lacks():
-    assert "| IMDN_dw | 44 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | – |" in results_table([result(nf=44)])
+    assert "| IMDN_dw | 44 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | – | – |" in results_table([result(nf=44)])
 
 
 def test_the_crop_is_where_images_differ_most():

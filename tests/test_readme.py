@@ -66,16 +66,16 @@ def workplace(tmp_path, monkeypatch) -> Path:
     torch.save({f"module.{k}": v for k, v in build_model("IMDN", scale=3).state_dict().items()}, "IMDN_x3.pth")
     monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
     leg = {"command": "python train.py", "commit": "0" * 40, "from_iteration": 0}
-    metadata = {"model": "IMDN_dw", "commands": [leg], "data": {"sets": []}, "metrics": {}}
+    metadata = {"commands": [leg], "data": {"sets": []}, "metrics": {}}
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
-    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf32_m10_x3.safetensors")
-    first, second = ({"nf": nf, "num_modules": modules, "scale": 3} for nf, modules in ((40, 6), (32, 10)))
-    best = {f"{TRAINED}/best": first, "runs/IMDN_dw_nf32_m10_x3/best": second, "runs/leg2/best": second}
-    for name, sizes in {"checkpoint/IMDN_dw_nf32_m10_x3": second, **best}.items():
-        save_weights(
-            Path(f"{name}.safetensors"), build_model("IMDN_dw", **sizes), metadata | {"hyperparameters": sizes}
-        )
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_nf20_m6_x3.safetensors")
+    networks = {f"{TRAINED}/best": ("IMDN_dw", 40, 6), "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10)}
+    default = ("checkpoint/IMDN_nf20_m6_x3", "runs/IMDN_nf20_m6_x3/best", "runs/leg2/best")
+    for file, (name, nf, modules) in (networks | dict.fromkeys(default, ("IMDN", 20, 6))).items():
+        sizes = {"nf": nf, "num_modules": modules, "scale": 3}
+        described = metadata | {"model": name, "hyperparameters": sizes}
+        save_weights(Path(f"{file}.safetensors"), build_model(name, **sizes), described)
     return tmp_path
 
 

@@ -37,22 +37,34 @@ def results_table(results: Sequence[dict]) -> str:
     with_ssim = any("ssim" in result for result in results)
     with_report = any(is_reports_benchmark(result) for result in results)
     header = ["model", "nf", "modules", "scale", "FLOPs (G)", "PARAMS (M)", "PSNR (dB)"]
-    header += ["SSIM"] * with_ssim + ["report (dB)"] * with_report
+    header += ["SSIM"] * with_ssim + ["report (dB)", "difference"] * with_report
     rows = []
     for result in results:
         name, nf, modules = network_key(result)
         row = [name, nf, modules, f"×{result['scale']}", f"{result['flops_g']:.3f}", f"{result['params_m']:.6f}"]
         row += [f"{result['average_psnr_db']:.3f}"] + [f"{result['ssim']:.4f}" if "ssim" in result else "–"] * with_ssim
-        row += [f"{REPORT[network_key(result)][2]:.3f}" if network_key(result) in REPORT else "–"] * with_report
+        if with_report:
+            row += beside_report(result)
         rows.append((result["flops_g"], row))
     if with_report:
         trained = {network_key(result) for result in results}
         for (name, nf, modules), (flops_g, params_m, psnr_db) in REPORT.items():
             if (name, nf, modules) not in trained:
                 rows.append(
-                    (flops_g, [name, nf, modules, "×3", f"{flops_g:.3f}", f"{params_m:.6f}", "–", f"{psnr_db:.3f}"])
+                    (
+                        flops_g,
+                        [name, nf, modules, "×3", f"{flops_g:.3f}", f"{params_m:.6f}", "–", f"{psnr_db:.3f}", "–"],
+                    )
                 )
     return markdown(header, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
+
+
+def beside_report(result: dict) -> list[str]:
+    """The report's PSNR of this network, and how far above it the result is."""
+    if network_key(result) not in REPORT:
+        return ["–", "–"]
+    reports = REPORT[network_key(result)][2]
+    return [f"{reports:.3f}", f"{result['average_psnr_db'] - reports:+.3f}"]
 
 
 def training_table(published: dict[str, dict]) -> str:
