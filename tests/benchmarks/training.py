@@ -16,7 +16,7 @@ from tests.benchmarks.harness import paired_medians, parse_args, report
 from utils.distributed import Ranks
 from utils.memory import keep_freed_memory
 
-NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN_dw", 40, 6), ("DRLN_slim", 36, 8))
+NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN", 20, 6), ("IMDN_dw", 40, 6), ("DRLN_slim", 36, 8))
 PATCH, SCALE = 192, 3
 
 
