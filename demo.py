@@ -196,7 +196,8 @@ def published_file(args: argparse.Namespace) -> Path:
     file = PUBLISHED / f"{name}.safetensors"
     if not file.exists():
         raise CheckpointError(
-            f"{PUBLISHED} holds no weights of {name}; --checkpoint names others, --cost-only needs none"
+            f"{PUBLISHED} holds no weights of {name}, only of {', '.join(f.stem for f in published_files())};"
+            " --nf and --modules choose, --checkpoint names other files, --cost-only needs none"
         )
     return file
 
