@@ -36,7 +36,7 @@ from utils.ema import EMA
 from utils.evaluation import evaluate
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, keep_freed_memory
-from utils.metrics import psnr_loss, psnr_rgb
+from utils.metrics import fourier_loss, psnr_loss, psnr_rgb
 from utils.plots import draw_panel, draw_plots
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
@@ -45,7 +45,7 @@ DOWNLOADS = """\
   wget https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_{train_HR,train_LR_bicubic_X3,valid_HR,valid_LR_bicubic_X3}.zip
   wget http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"""
 
-LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss, "psnr": psnr_loss}
+LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": psnr_loss}
 
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
 FIXED = ("model", "nf", "modules", "scale", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")

@@ -6,6 +6,7 @@ import torch
 
 from utils.metrics import (
     crop_to,
+    fourier_loss,
     kaggle_score,
     luma,
     missed_conditions,
@@ -65,6 +66,16 @@ def test_the_loss_is_minus_the_mean_psnr():
     sr = hr.clone().requires_grad_()
     psnr_loss(sr, hr).backward()
     assert sr.grad.isfinite().all()
+
+
+def test_fourier_loss_of_one_wave_is_that_of_the_wave_and_its_one_coefficient():
+    height, width = 6, 8
+    hr = torch.rand(1, 3, height, width)
+    wave = torch.cos(2 * torch.pi * 2 * torch.arange(width) / width).expand(3, height, width)
+    coefficient = (height * width) ** 0.5 / 2  # at (0, 2) of each channel, and no imaginary part
+    kept = height * (width // 2 + 1)  # by rfft2
+    expected = wave.abs().mean().item() + coefficient / (2 * kept)
+    assert fourier_loss(hr + 0.1 * wave, hr).item() == pytest.approx(0.1 * expected, rel=1e-4)
 
 
 def test_images_are_clamped_and_quantised_first():

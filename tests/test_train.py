@@ -129,6 +129,7 @@ def test_the_sample_set_trains(tmp_path):
         ["--workers", "2"],
         ["--model", "DRLN_slim", "--modules", "2"],
         ["--loss", "psnr"],
+        ["--loss", "fourier"],
     ),
 )
 def test_other_paths_train(decoded, tmp_path, flags):

@@ -37,6 +37,22 @@ def _psnr_255(sr: Tensor, hr: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / mse)  # inf where mse is 0
 
 
+def fourier_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean absolute error of the pixels plus that of their Fourier coefficients: a scalar.
+
+    The coefficients (orthonormal, each channel's own; real and imaginary parts apart) are about as large as the pixels'
+    errors. Their signs give each frequency a say, where those of the pixels follow the strongest ones.
+
+    Raises:
+        ValueError: shapes differ.
+    Source: the frequency loss of MIMO-UNet (arXiv 2108.05054); the weight of 1 is measured here.
+    """
+    _check_pair(sr, hr, border=0)
+    error = sr - hr
+    coefficients = torch.fft.rfft2(error, norm="ortho")
+    return error.abs().mean() + torch.view_as_real(coefficients).abs().mean()
+
+
 def psnr_loss(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean over images of minus the PSNR, to be minimised, not quantised: a scalar in dB.
 
