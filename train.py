@@ -2,7 +2,7 @@
 
     python train.py --model IMDN_dw --nf 40 --modules 6
     python train.py --model IMDN_dw --nf 40 --modules 6 --optimizer soap --lr 3e-3 --init interpolation \
-        --schedule cosine --epochs 20 --ema 0.999 --clip 1
+        --loss fourier --schedule cosine --epochs 20 --ema 0.999 --clip 1
     python train.py --resume runs/IMDN_dw_nf40_m6_x3/last.pth
 
 Writes to --save-dir: last.pth and best.pth (training states; best by validation PSNR), best.safetensors (the weights
@@ -108,7 +108,12 @@ def make_parser() -> argparse.ArgumentParser:
     optimisation.add_argument("--epochs", type=int, default=2000)
     optimisation.add_argument("--iterations", type=int, default=1000, help="an epoch")
     optimisation.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
-    optimisation.add_argument("--loss", choices=list(LOSSES), default="l1")
+    optimisation.add_argument(
+        "--loss",
+        choices=list(LOSSES),
+        default="l1",
+        help="fourier: l1 of the pixels and of their Fourier coefficients; psnr: minus the mean PSNR, for a last leg",
+    )
     optimisation.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     optimisation.add_argument(
         "--schedule",

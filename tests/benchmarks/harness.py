@@ -11,13 +11,17 @@ from pathlib import Path
 import torch
 
 
-def parse_args(argv: Sequence[str] | None, description: str, **defaults: int) -> argparse.Namespace:
+def make_parser(description: str, **defaults: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None, description: str, **defaults: int) -> argparse.Namespace:
+    return make_parser(description, **defaults).parse_args(argv)
 
 
 def machine(device: str) -> str:
