@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn as nn
 from natsort import natsorted
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError, read_named
+from dataset import BenchmarkSet, DataError
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
@@ -38,7 +39,7 @@ from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
-from utils.photo import Photo, check_holds, read_photo, write_photo
+from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
 from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
@@ -63,6 +64,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     network.add_argument("--nf", type=int, help="features, likewise")
     network.add_argument("--modules", type=int, help="blocks, likewise")
     network.add_argument("--scale", type=int, choices=(2, 3, 4), help="likewise")
+    network.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     network.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
@@ -81,7 +83,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     upscaling.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
-    upscaling.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations")
     upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: what memory allows)")
     upscaling.add_argument("--batch", type=int, help="tiles at once (default: likewise)")
     upscaling.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
@@ -135,6 +136,10 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             parser.error(f"--{flag} goes with --all")
     if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
         parser.error("--publish needs --checkpoint, a .safetensors file of train.py's, and no other network")
+    if args.ensemble and (args.publish or args.export or args.cost_only or args.training):
+        parser.error("--ensemble goes with scoring and upscaling")
+    if not (args.input or args.compare or args.web) and (args.tile or args.batch or args.precision != "float32"):
+        parser.error("--tile, --batch and --precision are for upscaling; scoring has tiles of its own, in float32")
     for flag in ("tile", "batch"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
@@ -178,37 +183,55 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
     if args.csv:
         write_csv(args.csv, scores)
-    return {
+    result = {
         "model": metadata["model"],
         "hyperparameters": hyperparameters,
         "scale": scale,
         "protocol": protocol,
+        "ensemble": args.ensemble,
         "images": benchmark.name,
-        **summarise(scores, flops_g, params_m),
+        **summarise(scores),
+        "flops_g": flops_g,
+        "params_m": params_m,
     }
+    return result | (verdict(result, scores) if is_reports_benchmark(result) else {})
 
 
 def published_file(args: argparse.Namespace) -> Path:
-    """The weights of --model in checkpoint/, or the default ones."""
+    """The weights in checkpoint/ of --model, and of --nf, --modules and --scale where given; or the default ones."""
     if not args.model:
         return DEFAULT_CHECKPOINT
-    name = network_name(args.model, complete_hyperparameters(args.model, **sizes(args)))
-    file = PUBLISHED / f"{name}.safetensors"
-    if not file.exists():
+    wanted = {"model": args.model} | {key: value for key, value in sizes(args).items() if value is not None}
+    found = [file for file in published_files() if wanted.items() <= architecture(file).items()]
+    if len(found) != 1:
+        what = " ".join(f"{key}={value}" for key, value in wanted.items())
+        how_many, these = ("several", found) if found else ("no", published_files())
         raise CheckpointError(
-            f"{PUBLISHED} holds no weights of {name}, only of {', '.join(f.stem for f in published_files())};"
-            " --nf and --modules choose, --checkpoint names other files, --cost-only needs none"
+            f"{PUBLISHED} holds {how_many} weights of {what}; --nf and --modules choose among"
+            f" {', '.join(file.stem for file in these)}; --checkpoint names other files, --cost-only needs none"
         )
-    return file
+    return found[0]
+
+
+def architecture(file: Path) -> dict:
+    metadata = read_weights(file)[1]
+    return {"model": metadata["model"], **metadata["hyperparameters"]}
 
 
 def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
     """The network of --checkpoint on --device, and its metadata."""
     if args.backend == "onnxruntime":
         model = OnnxNetwork(args.checkpoint)
-        return model, model.metadata
+        return prepare(model, args), model.metadata
     model, metadata = load_model(args.checkpoint or published_file(args), args.model, **sizes(args))
-    return model.to(args.device), metadata
+    return prepare(model, args), metadata
+
+
+def prepare(model: nn.Module, args: argparse.Namespace) -> nn.Module:
+    """The network as it runs: on --device, and with --ensemble on eight views of its input."""
+    if not isinstance(model, OnnxNetwork):  # whose device is the CPU
+        model = model.to(args.device)
+    return SelfEnsemble(model) if args.ensemble else model
 
 
 def score_file(args: argparse.Namespace) -> dict:
@@ -216,18 +239,22 @@ def score_file(args: argparse.Namespace) -> dict:
     return score(model, metadata, open_benchmark(args, metadata["hyperparameters"]["scale"]), args, args.protocol)
 
 
-def summarise(scores: Sequence[Score], flops_g: float, params_m: float) -> dict:
-    """The report's figures from per-image scores and costs."""
-    psnr_db = average(s.psnr_db for s in scores)
+def summarise(scores: Sequence[Score]) -> dict:
+    """Averages of per-image scores, and these."""
     measured = [s for s in scores if s.ssim is not None]
     return {
         "per_image": {s.name: s.psnr_db for s in scores},
-        "average_psnr_db": psnr_db,
+        "average_psnr_db": average(s.psnr_db for s in scores),
         **({"ssim": average(s.ssim for s in measured)} if measured else {}),
-        "flops_g": flops_g,
-        "params_m": params_m,
+    }
+
+
+def verdict(result: dict, scores: Sequence[Score]) -> dict:
+    """The report's judgement, which is of Set5 ×3 by the course protocol alone."""
+    psnr_db, flops_g = result["average_psnr_db"], result["flops_g"]
+    return {
         "makes_budget": not missed_conditions(psnr_db, flops_g),
-        "ranking_score": ranking_score(psnr_db, flops_g, params_m),
+        "ranking_score": ranking_score(psnr_db, flops_g, result["params_m"]),
         "kaggle_score": kaggle_score([s.mse for s in scores]),
     }
 
@@ -241,18 +268,18 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
 
 def format_sheet(result: dict) -> str:
     architecture = " ".join(f"{key}={value}" for key, value in result["hyperparameters"].items())
-    missed = missed_conditions(result["average_psnr_db"], result["flops_g"])
     colour = "RGB" if result["protocol"] == "course" else "Y"
-    lines = [f"{result['model']} {architecture}, {result['protocol']} protocol on {result['images']}"]
+    ensemble = ", ×8 self-ensemble" if result["ensemble"] else ""
+    lines = [f"{result['model']} {architecture}, {result['protocol']} protocol on {result['images']}{ensemble}"]
     lines += [f"  {name:<16}{psnr_db:8.4f} dB" for name, psnr_db in result["per_image"].items()]
     lines += [f"Average PSNR ({colour}): {result['average_psnr_db']:.3f} dB"]
     if "ssim" in result:
         lines += [f"Average SSIM (Y): {result['ssim']:.4f}"]
     lines += [f"FLOPs: {result['flops_g']:.13g} G", f"PARAMS: {result['params_m']:.6f} M"]
-    if result["protocol"] == "course" and result["images"] == "Set5":
-        verdict = "missed: " + "; ".join(missed) if missed else "You will get this 10 points."
+    if "makes_budget" in result:
+        missed = missed_conditions(result["average_psnr_db"], result["flops_g"])
         lines += [
-            f"Budget: {verdict}",
+            f"Budget: {'missed: ' + '; '.join(missed) if missed else 'You will get this 10 points.'}",
             f"Overall ranking score: {result['ranking_score']:.3f}",
             f"Kaggle score: {result['kaggle_score']:.6f}",
         ]
@@ -297,7 +324,7 @@ def score_all(args: argparse.Namespace) -> None:
         scale = metadata["hyperparameters"]["scale"]
         if scale not in benchmarks:
             benchmarks[scale] = open_benchmark(args, scale)
-        results.append(score(model.to(args.device), metadata, benchmarks[scale], args, args.protocol))
+        results.append(score(prepare(model, args), metadata, benchmarks[scale], args, args.protocol))
         if scale == 3:  # as the report
             name = "{} {nf}/{num_modules}".format(metadata["model"], **metadata["hyperparameters"])
             curves[name] = metadata.get("curve", [])
@@ -313,7 +340,8 @@ def score_all(args: argparse.Namespace) -> None:
         print(to_json({"results": results}))
     else:
         colour = "RGB" if args.protocol == "course" else "Y"
-        print(f"{results[0]['images']}, {args.protocol} protocol ({colour})\n\n{results_table(results)}")
+        ensemble = ", ×8 self-ensemble" if args.ensemble else ""
+        print(f"{results[0]['images']}, {args.protocol} protocol ({colour}){ensemble}\n\n{results_table(results)}")
 
 
 def publish(args: argparse.Namespace) -> None:
@@ -410,15 +438,23 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def read_colours(path: Path) -> np.ndarray:
+    """Any photo that --input takes as (H, W, 3) uint8: alpha left out, 16 bits rounded."""
+    try:
+        return eight_bits(read_photo(path).rgb)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 @torch.inference_mode()
 def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Draws --compare: LR, bicubic, ours and, where given, HR, with each one's PSNR (RGB, whole image)."""
     hr = None
     if args.hr:
-        hr = read_named(args.hr)
+        hr = read_colours(args.hr)
         height, width = (n // scale * scale for n in hr.shape[:2])
         hr = hr[:height, :width]
-    lr = read_named(args.input) if args.input else imresize(hr, 1 / scale)
+    lr = read_colours(args.input) if args.input else imresize(hr, 1 / scale)
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
     if hr is not None and hr.shape[:2] != shape:
         found, expected = f"{hr.shape[1]}×{hr.shape[0]}", f"{shape[1]}×{shape[0]}"
@@ -447,7 +483,7 @@ def open_page(args: argparse.Namespace):
 
 def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upscaler:
     scale = metadata["hyperparameters"]["scale"]
-    model = model.to(args.device)
+    model = prepare(model, args)
     return lambda photo: (upscale_photo(model, scale, photo, args), scale)
 
 
@@ -470,7 +506,7 @@ def run(args: argparse.Namespace) -> int:
         compare(model, metadata["hyperparameters"]["scale"], args)
     elif args.input:
         model, metadata = open_network(args)
-        return upscale(SelfEnsemble(model) if args.ensemble else model, metadata["hyperparameters"]["scale"], args)
+        return upscale(model, metadata["hyperparameters"]["scale"], args)
     else:
         result = score_file(args)
         print(to_json(result) if args.json else format_sheet(result))

@@ -81,7 +81,7 @@ def test_the_score_sheet(set5, capsys):
 
 def test_the_verdict_names_the_condition_that_missed():
     result = {"model": "M", "hyperparameters": {}, "protocol": "course", "images": "Set5", "per_image": {}}
-    result |= {"params_m": 0.1, "ranking_score": 1.0, "kaggle_score": 1.0}
+    result |= {"params_m": 0.1, "makes_budget": True, "ranking_score": 1.0, "kaggle_score": 1.0, "ensemble": False}
     assert "You will get this 10 points." in demo.format_sheet(result | {"average_psnr_db": 31.6, "flops_g": 11.0})
     slow = demo.format_sheet(result | {"average_psnr_db": 31.6, "flops_g": 11.1})
     assert "missed: FLOPs 11.100 G" in slow and "average PSNR 31" not in slow.split("missed")[1]
@@ -92,8 +92,8 @@ def test_the_verdict_names_the_condition_that_missed():
 def test_json_is_one_object_with_the_documented_keys(set5, capsys):
     result = run_json(capsys)
     assert set(result) == {
-        "model", "hyperparameters", "scale", "protocol", "images", "per_image", "average_psnr_db", "flops_g",
-        "params_m", "makes_budget", "ranking_score", "kaggle_score",
+        "model", "hyperparameters", "scale", "protocol", "ensemble", "images", "per_image", "average_psnr_db",
+        "flops_g", "params_m", "makes_budget", "ranking_score", "kaggle_score",
     }  # fmt: skip
     assert list(result["per_image"]) == list(SET5)
     assert result["average_psnr_db"] == pytest.approx(np.mean(list(result["per_image"].values())))
@@ -108,6 +108,7 @@ def test_the_paper_protocol_measures_ssim_on_any_folder(set5, capsys):
     course, paper = run_json(capsys), run_json(capsys, "--protocol", "paper")
     folder = run_json(capsys, "--protocol", "paper", "--benchmark", "photos")
     assert 0 < paper["ssim"] < 1 and "ssim" not in course
+    assert "ranking_score" in course and not {"ranking_score", "makes_budget", "kaggle_score"} & (paper | folder).keys()
     assert list(paper["per_image"].values())[:4] == [folder["per_image"][name] for name in SET5[:4]]
     assert (paper["images"], folder["images"]) == ("Set5", "photos")
     assert run("--protocol", "paper") == 0
@@ -146,8 +147,27 @@ def test_a_named_network_is_that_of_checkpoint(set5, published, capsys):
     model = build_model("IMDN_dw", **SIZES)
     save_weights(published / "IMDN_dw_nf8_m1_x3.safetensors", model, RUN | {"model": "IMDN_dw"})
     assert run_json(capsys, "--model", "IMDN_dw", "--nf", 8, "--modules", 1)["model"] == "IMDN_dw"
+    assert run_json(capsys, "--model", "IMDN_dw")["model"] == "IMDN_dw"  # the only one of it
+    save_weights(
+        published / "IMDN_dw_nf8_m2_x3.safetensors",
+        model,
+        RUN | {"model": "IMDN_dw", "hyperparameters": SIZES | {"num_modules": 2}},
+    )
+    assert run("--model", "IMDN_dw") == 1
+    assert (
+        "several weights of model=IMDN_dw; --nf and --modules choose among IMDN_dw_nf8_m1_x3" in capsys.readouterr().err
+    )
     assert run("--model", "DRLN_slim") == 1
-    assert "holds no weights of DRLN_slim_nf36_m8_x3" in capsys.readouterr().err
+    assert "holds no weights of model=DRLN_slim; " in capsys.readouterr().err
+
+
+def test_the_ensemble_is_scored_and_costs_eight_times_as_much(set5, capsys):
+    once, eight = run_json(capsys), run_json(capsys, "--ensemble")
+    assert eight["average_psnr_db"] != once["average_psnr_db"] and eight["ensemble"]
+    assert eight["flops_g"] == pytest.approx(8 * once["flops_g"]) and eight["params_m"] == once["params_m"]
+    assert "ranking_score" not in eight  # the report's is of one view
+    assert run("--all", "--ensemble") == 0
+    assert "×8 self-ensemble" in capsys.readouterr().out
 
 
 def test_curves_need_weights_that_hold_one(set5, published, capsys):

@@ -19,7 +19,14 @@ from utils.tables import REPORT, results_table
 
 def result(name="IMDN_dw", nf=40, modules=6, **more) -> dict:
     sizes = {"nf": nf, "num_modules": modules, "scale": 3}
-    base = {"model": name, "hyperparameters": sizes, "scale": 3, "protocol": "course", "images": "Set5"}
+    base = {
+        "model": name,
+        "hyperparameters": sizes,
+        "scale": 3,
+        "protocol": "course",
+        "images": "Set5",
+        "ensemble": False,
+    }
     return base | {"flops_g": 10.2157584, "params_m": 0.081345, "average_psnr_db": 31.5} | more
 
 

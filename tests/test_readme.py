@@ -127,6 +127,7 @@ def result_of(path: Path) -> dict:
         "scale": scale,
         "protocol": "course",
         "images": "Set5",
+        "ensemble": False,
         "flops_g": gflops,
         "params_m": mparams,
     }

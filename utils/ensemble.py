@@ -15,6 +15,8 @@ class SelfEnsemble(nn.Module):
         super().__init__()
         self.model = model
         self.device = getattr(model, "device", None)
+        if hasattr(model, "layout"):  # of an ONNX file
+            self.layout = SelfEnsemble(model.layout)
 
     def forward(self, x: Tensor) -> Tensor:
         total = 0

@@ -77,6 +77,11 @@ def read_photo(path: Path) -> Photo:
     return Photo(rgb, alpha, grey, icc)
 
 
+def eight_bits(image: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 -> uint8, rounded."""
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)
+
+
 def check_holds(suffix: str, photo: Photo) -> None:
     """Refuses a file format that would lose part of a photo.
 

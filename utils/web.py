@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from utils.bicubic import imresize
-from utils.photo import Photo, check_holds, read_photo, write_photo
+from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
 
 LARGEST_UPLOAD = "50mb"
 LARGEST_MEGAPIXELS = 8.0  # of an upload: a larger one takes minutes, for which the command line is there
@@ -82,10 +79,6 @@ def result_file(folder: Path, upload: Path, larger: Photo, scale: int) -> Path:
         target = target.with_suffix(".png")
     write_photo(target, larger)
     return target
-
-
-def eight_bits(image: np.ndarray) -> np.ndarray:
-    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)
 
 
 def serve(page, port: int | None = None, block: bool = True) -> str:
