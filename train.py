@@ -6,7 +6,7 @@
     python train.py --resume runs/IMDN_dw_nf40_m6_x3/last.pth
 
 Writes to --save-dir: last.pth and best.pth (training states; best by validation PSNR), best.safetensors (the weights
-alone, for demo.py), log.jsonl (one line an evaluation) and the plots drawn from it.
+alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
 """
 
 import argparse
@@ -282,6 +282,13 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     )
 
 
+def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
+    """Tells where the flags of a resumed run change its rate: a stretched cosine goes back up."""
+    was, now = learning_rate(step, argparse.Namespace(**before)), learning_rate(step, args)
+    if abs(now - was) > 0.01 * was:
+        print(f"warning: these flags change the learning rate from {was:.2e} to {now:.2e}", file=sys.stderr)
+
+
 @torch.inference_mode()
 def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> float:
     """Mean RGB PSNR over the validation patches, dB."""
@@ -450,13 +457,14 @@ class Run:
     """What a training state holds beside the tensors.
 
     Attributes:
-        base: what the weights had behind them where --init names a file: iterations, hours and their curve.
+        base: what the weights had behind them where --init names a file: iterations, hours, their curve and, where a
+            network of other sizes came first, which one and its share of the iterations.
         commands: each leg's command, commit and the iteration it began at.
         seconds: of this run's earlier legs.
     """
 
     hyperparameters: dict[str, int]
-    base: dict = field(default_factory=lambda: {"iterations": 0, "hours": 0.0, "curve": []})
+    base: dict = field(default_factory=lambda: {"iterations": 0, "hours": 0.0, "curve": [], "started_from": None})
     commands: list[dict[str, str]] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     best_psnr_db: float = float("-inf")
@@ -478,6 +486,9 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
         metadata = start_from_file(model, Path(args.init))
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = metadata.get("commands", [])
+        if (other := metadata.get("hyperparameters", sizes)) != sizes:  # whose scores are not this network's
+            started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
+            run.base |= {"curve": [], "started_from": started_from}
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(args.device, memory_format=layout)
     ema = EMA(model, args.ema) if args.ema else None
@@ -518,7 +529,10 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth"
         )
     if run.epoch >= args.epochs:
-        raise TrainingError(f"this run has ended at epoch {run.epoch}; give --epochs above that to go on")
+        raise TrainingError(
+            f"this run has ended at epoch {run.epoch}; give --epochs above that to go on, or start another from its"
+            f" weights: --init {args.save_dir}/best.safetensors with its own --save-dir and --seed"
+        )
     leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
     run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
     gflops, mparams = count_cost(model)
@@ -530,6 +544,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         )
         if may_run_native(args) and (reason := chain.compiled()[1]):
             print(f"convs run a layer at a time, which is slower: {reason}")
+        if state:
+            warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         log_to_tensorboard = open_tensorboard(args)
 
     # loop
@@ -539,20 +555,20 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     earlier, started = run.seconds, time.monotonic()
     for epoch in range(run.epoch + 1, args.epochs + 1):
         train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
-        if epoch % args.eval_every and epoch < args.epochs:
-            continue
+        is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         evaluated.eval()
         entry = {
             "epoch": epoch,
             "iteration": epoch * args.iterations,
             "learning_rate": learning_rate(epoch * args.iterations - 1, args),
             "train_loss": train_loss,
-            "valid_psnr_db": validate(evaluated, valid_set, ranks, args),
-            "set5_psnr_db": score(evaluated, set5, ranks, args) if set5 else None,
+            "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
+            "set5_psnr_db": score(evaluated, set5, ranks, args) if is_due and set5 else None,
             "hours": (earlier + time.monotonic() - started) / 3600,
         }
-        is_best = entry["valid_psnr_db"] > run.best_psnr_db
-        run.best_psnr_db = max(run.best_psnr_db, entry["valid_psnr_db"])
+        is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
+        if is_best:
+            run.best_psnr_db = entry["valid_psnr_db"]
         run.history.append(entry)
         run.epoch, run.seconds = epoch, entry["hours"] * 3600
         if ranks.is_first:
@@ -615,6 +631,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "seed": args.seed,
         "data": {"sets": args.data, "repeat": args.repeat[: len(args.data)], "images": images},
         "iterations": run.base["iterations"] + last["iteration"],
+        "started_from": run.base.get("started_from"),
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 3),
         "curve": learning_curve(run),
@@ -628,11 +645,12 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
 
 
 def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
-    set5 = "" if entry["set5_psnr_db"] is None else f"  Set5 {entry['set5_psnr_db']:.3f} dB"
-    return (
-        f"epoch {entry['epoch']}/{epochs}  rate {entry['learning_rate']:.2e}  loss {entry['train_loss']:.5f}"
-        f"  validation {entry['valid_psnr_db']:.3f} dB (best {best_psnr_db:.3f}){set5}"
-    )
+    line = f"epoch {entry['epoch']}/{epochs}  rate {entry['learning_rate']:.2e}  loss {entry['train_loss']:.5f}"
+    if entry["valid_psnr_db"] is not None:
+        line += f"  validation {entry['valid_psnr_db']:.3f} dB (best {best_psnr_db:.3f})"
+    if entry["set5_psnr_db"] is not None:
+        line += f"  Set5 {entry['set5_psnr_db']:.3f} dB"
+    return line
 
 
 def main(argv: Sequence[str] | None = None) -> dict:

@@ -286,10 +286,36 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     assert after[1]["hours"] >= before[1]["hours"]
     run(decoded, tmp_path / "deeper", "--epochs", "1", "--modules", "2", *flags)
     assert "tensors start from" in capsys.readouterr().out
+    deeper = load_model(tmp_path / "deeper/best.safetensors")[1]
+    assert (
+        deeper["iterations"] == before[1]["iterations"] + 3 and len(deeper["curve"]) == 1
+    )  # no other network's scores
+    assert deeper["started_from"] == {"network": "IMDN_dw_nf8_m1_x3", "iterations": before[1]["iterations"]}
+    weights = tmp_path / "deeper/best.safetensors"
+    run(decoded, tmp_path / "deeper2", "--epochs", "1", "--modules", "2", "--init", str(weights))
+    again = load_model(tmp_path / "deeper2/best.safetensors")[1]
+    assert again["started_from"] == deeper["started_from"] and len(again["curve"]) == 2
     with pytest.raises(SystemExit, match="holds IMDN_dw, not DRLN_narrow"):
         run(decoded, tmp_path / "c", "--epochs", "1", "--model", "DRLN_narrow", "--modules", "2", *flags)
     with pytest.raises(SystemExit, match="nowhere.safetensors does not exist"):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
+
+
+def test_epochs_between_evaluations_are_saved_and_logged(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "3", "--eval-every", "2")
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert [entry["valid_psnr_db"] is not None for entry in log] == [False, True, True]  # the last one is
+    assert all(entry["train_loss"] > 0 for entry in log)
+    assert ["validation" in line for line in capsys.readouterr().out.splitlines()[-3:]] == [False, True, True]
+
+
+def test_a_stretched_cosine_is_told_of(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "1", "--schedule", "cosine", "--warmup", "0")
+    capsys.readouterr()
+    train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])
+    assert "change the learning rate from 1.00e-06 to 5.01e-04" in capsys.readouterr().err
+    train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--schedule", "report"])
+    assert "warning" in capsys.readouterr().err
 
 
 def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):

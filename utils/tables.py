@@ -83,7 +83,10 @@ def training_table(published: dict[str, dict]) -> str:
         shown = {"set5 course": "{average_psnr_db:.3f}"}
         shown |= dict.fromkeys(("set5 paper", "b100 paper"), "{average_psnr_db:.3f}, {ssim:.4f}")
         row = [name, *(form.format(**metrics[key]) if key in metrics else "–" for key, form in shown.items())]
-        row += [f"{metadata['iterations']:,}", f"{metadata['hours']:.2f}", metadata["hardware"], metadata["seed"]]
+        iterations = f"{metadata['iterations']:,}"
+        if other := metadata.get("started_from"):
+            iterations += f" ({other['iterations']:,} as {other['network']})"
+        row += [iterations, f"{metadata['hours']:.2f}", metadata["hardware"], metadata["seed"]]
         rows.append(row)
     return markdown(header, rows)
 
