@@ -50,7 +50,7 @@ def load(path: str | Path) -> nn.Module:
     """A network with its weights, ready to run: `load("checkpoint/IMDN_nf20_m6_x3.safetensors")`.
 
     Args:
-        path: weights that say which network they are, as those in checkpoint/ do.
+        path: weights that say which network they are, as those in checkpoint/ and the IMDN authors' do.
     Returns:
         The network in evaluation mode on the CPU: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W).
     Raises:

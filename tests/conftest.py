@@ -45,3 +45,16 @@ def decoded(tmp_path: Path) -> Path:
     write_decoded(root, "DIV2K_train", ["0001", "0002", "0010"], (48, 60))
     write_decoded(root, "DIV2K_valid", ["0801", "0802"], (36, 36))
     return root
+
+
+def authors_state(model) -> dict[str, torch.Tensor]:
+    """The state dict as the IMDN authors would have saved it."""
+    names = {"head": "fea_conv", "fusion.0": "c.0", "trunk_conv": "LR_conv", "upsampler.0": "upsampler.0"}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        module, kind = name.rsplit(".", 1)
+        if module.startswith("blocks."):
+            _, index, rest = module.split(".", 2)
+            module = f"IMDB{int(index) + 1}.{rest.replace('cca.gate', 'cca.conv_du')}"
+        state[f"{names.get(module, module)}.{kind}"] = tensor
+    return state

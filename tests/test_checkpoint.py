@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from conftest import SHARED, needs_shared
+from conftest import SHARED, authors_state, needs_shared
 from safetensors import safe_open
 
 from models import build_model
@@ -26,19 +26,6 @@ def model():
     return build_model("IMDN", **SIZES).eval()
 
 
-def authors_state(model) -> dict[str, torch.Tensor]:
-    """The state dict as the IMDN authors would have saved it."""
-    names = {"head": "fea_conv", "fusion.0": "c.0", "trunk_conv": "LR_conv", "upsampler.0": "upsampler.0"}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        module, kind = name.rsplit(".", 1)
-        if module.startswith("blocks."):
-            _, index, rest = module.split(".", 2)
-            module = f"IMDB{int(index) + 1}.{rest.replace('cca.gate', 'cca.conv_du')}"
-        state[f"{names.get(module, module)}.{kind}"] = tensor
-    return state
-
-
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
@@ -60,19 +47,21 @@ def test_flags_that_contradict_the_file_are_refused(model, tmp_path):
             load_model(tmp_path / "w.safetensors", **wrong)
 
 
+@pytest.mark.parametrize("wrapped", (False, True))
 @pytest.mark.parametrize("prefix", ("", "module."))
-def test_authors_files_load(model, tmp_path, prefix):
+def test_authors_files_say_which_network_they_hold(model, tmp_path, prefix, wrapped):
     state = {prefix + name: tensor for name, tensor in authors_state(model).items()}
     state |= {f"{prefix}IMDB1.c1.total_ops": torch.zeros(1), f"{prefix}total_params": torch.zeros(1)}
-    torch.save(state, tmp_path / "w.pth")
-    loaded, metadata = load_model(tmp_path / "w.pth", "IMDN", nf=8, num_modules=2)
+    torch.save({"params": state} if wrapped else state, tmp_path / "w.pth")
+    loaded, metadata = load_model(tmp_path / "w.pth")
     assert same(loaded, model) and metadata == {"model": "IMDN", "hyperparameters": SIZES}
 
 
 def test_a_bare_state_dict_needs_a_model(model, tmp_path):
-    torch.save(authors_state(model), tmp_path / "w.pth")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="give --model"):
         load_model(tmp_path / "w.pth")
+    assert same(load_model(tmp_path / "w.pth", "IMDN", nf=8, num_modules=2)[0], model)
     with pytest.raises(CheckpointError, match="does not fit IMDN"):
         load_model(tmp_path / "w.pth", "IMDN", nf=12, num_modules=2)
 
@@ -129,5 +118,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 @needs_shared("weights/IMDN_x3_official.pth")
 def test_the_authors_file_loads_strictly():
-    model, _ = load_model(SHARED / "weights/IMDN_x3_official.pth", "IMDN")
+    model, _ = load_model(SHARED / "weights/IMDN_x3_official.pth")
     assert sum(p.numel() for p in model.parameters()) == 703059

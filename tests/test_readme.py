@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import smooth_image, write_decoded
+from conftest import authors_state, smooth_image, write_decoded
 from natsort import natsorted
 from skimage.data import data_dir
 
@@ -63,7 +63,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     for name in (*(f"Set5/LRbicx3/{name}x3.png" for name in SET5),):
         write_rgb(Path(name), imresize(smooth_image(36, 36), 1 / 3))
     write_rgb(Path("small.png"), smooth_image(48, 48))
-    torch.save({f"module.{k}": v for k, v in build_model("IMDN", scale=3).state_dict().items()}, "IMDN_x3.pth")
+    torch.save(authors_state(build_model("IMDN", scale=3)), "IMDN_x3.pth")
     monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
     leg = {"command": "python train.py", "commit": "0" * 40, "from_iteration": 0}
     metadata = {"commands": [leg], "data": {"sets": []}, "metrics": {}}

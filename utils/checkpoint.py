@@ -1,6 +1,7 @@
 """Training state (.pth), published weights (.safetensors), and the IMDN authors' files."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -71,21 +72,25 @@ def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
     """(state dict, metadata) of published weights, of a training state (its EMA) or of a bare state dict.
 
-    A bare state dict, such as the IMDN authors' files, has no metadata: {}.
+    A bare state dict has no metadata, {}, but for the IMDN authors' files, whose tensors tell.
     Raises:
         CheckpointError: missing, unreadable, or without weights.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        state, metadata = _read_safetensors(path)
+        return (state, metadata) if metadata else (from_authors_names(state), authors_metadata(state))
     content = _load_pth(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return content["ema"] or content["model"], {
             "model": content["name"],
             "hyperparameters": content["hyperparameters"],
         }
+    for key in ("params_ema", "params", "state_dict"):  # as BasicSR and others wrap theirs
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values()):
-        return content, {}
+        return from_authors_names(content), authors_metadata(content)
     raise CheckpointError(f"{path} holds neither a training state nor a state dict")
 
 
@@ -116,6 +121,17 @@ def from_authors_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 break
         renamed[name] = tensor
     return renamed
+
+
+def authors_metadata(state: dict[str, Tensor]) -> dict:
+    """Which IMDN a file by its authors holds, from the shapes of its tensors; {} where the names are not theirs."""
+    shapes = {name.removeprefix("module."): tensor.shape for name, tensor in state.items()}
+    if not shapes.keys() >= {"fea_conv.weight", "IMDB1.cca.conv_du.0.weight", "upsampler.0.weight"}:
+        return {}
+    modules = {name.split(".")[0] for name in shapes if name.startswith("IMDB")}
+    scale = math.isqrt(shapes["upsampler.0.weight"][0] // 3)
+    sizes = {"nf": shapes["fea_conv.weight"][0], "num_modules": len(modules), "scale": scale}
+    return {"model": "IMDN", "hyperparameters": sizes}
 
 
 AUTHORS_NAMES = (
@@ -149,8 +165,6 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
         )
     sizes = complete_hyperparameters(name, **{**hyperparameters, **metadata.get("hyperparameters", {})})
     model = build_model(name, **sizes)
-    if not metadata:
-        state = from_authors_names(state)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
