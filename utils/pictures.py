@@ -10,6 +10,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter
 
 from utils.files import atomic_path
 from utils.metrics import BUDGET_GFLOPS, BUDGET_PSNR_DB
@@ -51,7 +52,7 @@ def draw_comparison(
         whole = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_NEAREST)
         axis.imshow(whole[top : top + side, left : left + side], interpolation="nearest")
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("" if psnr_db is None else f"{psnr_db:.2f} dB")
+        axis.set_xlabel("" if psnr_db is None else f"whole image: {psnr_db:.2f} dB")
     for axis in axes:
         axis.set(xticks=[], yticks=[])
     _save(figure, path)
@@ -60,25 +61,35 @@ def draw_comparison(
 def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     """Draws Set5 PSNR against FLOPs for these results, the report's networks and its budget.
 
+    Networks far beyond the budget stand at the right edge, with their FLOPs.
+
     Args:
         results: each with model, hyperparameters, flops_g and average_psnr_db.
     """
-    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    edge = 1.3 * BUDGET_GFLOPS
     reports = [(cost, psnr_db, key) for key, (cost, _, psnr_db) in REPORT.items()]
     ours = [(result["flops_g"], result["average_psnr_db"], network_key(result)) for result in results]
     for points, label, marker, color, align in (
         (reports, "report", "x", "0.45", "left"),
         (ours, "this repository", "o", "tab:red", "right"),
     ):
-        axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], marker=marker, color=color, label=label)
-        label_networks(axes, points, align, color)
+        near = [point for point in points if point[0] <= edge]
+        axes.scatter([x for x, _, _ in near], [y for _, y, _ in near], marker=marker, color=color, label=label)
+        label_networks(axes, near, align, color)
+        for cost, psnr_db, (model, nf, modules) in (point for point in points if point[0] > edge):
+            axes.scatter(edge, psnr_db, marker=">", color=color, clip_on=False)
+            text = f"{model} {nf}/{modules}, {cost:.1f} G"
+            axes.annotate(
+                text, (edge, psnr_db), (-8, -3), textcoords="offset points", ha="right", fontsize=7, color=color
+            )
     axes.axvline(
         BUDGET_GFLOPS, linestyle=":", color="tab:blue", label=f"budget: {BUDGET_GFLOPS} G, {BUDGET_PSNR_DB} dB"
     )
     axes.axhline(BUDGET_PSNR_DB, linestyle=":", color="tab:blue")
-    axes.set(xscale="log", xlim=(1, 200), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.set(xlim=(0, edge), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper left")
     _save(figure, path)
 
 
@@ -101,7 +112,7 @@ def label_networks(
             textcoords=("offset points", "data"),
             ha=align,
             va="center",
-            fontsize=6,
+            fontsize=7,
             color=color,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
         )
@@ -124,6 +135,7 @@ def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
                     axes.axhline(reports[network], color=f"C{i}", linestyle=":", linewidth=1)
         axes.set(xlabel=label)
         axes.grid(alpha=0.3)
+    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[0].set(ylabel="Set5 ×3 PSNR, RGB (dB); dotted: report")
     if panels[0].lines:
         panels[0].legend(fontsize=8, loc="lower right")

@@ -1,4 +1,5 @@
-"""Upscaled megapixels a second and peak memory: whole images at once, one module at a time, and this project's tiles.
+"""Upscaled megapixels a second and peak memory: the report's way, whole images one layer at a time, and this project's,
+tiles with several layers at a time.
 
 Each measurement runs in a process of its own, so that peak memory is its own.
 

@@ -91,13 +91,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: [rate(loader(), args.batch, 10, args.batches, convert) for convert in (False, True)]
             for name, loader in loaders.items()
         }
-    base = next(iter(rates.values()))[0]
+    base, base_converted = next(iter(rates.values()))
     rows = [
         {
             "loader": name,
             "patches/s": round(arriving),
             "ratio": round(arriving / base, 1),
             "patches/s, as float32 on the CPU": round(converted),
+            "its ratio": round(converted / base_converted, 1),
         }
         for name, (arriving, converted) in rates.items()
     ]
