@@ -337,6 +337,9 @@ def place(train: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> Paire
             cache = "device"
         else:
             cache = "ram" if needed * ranks.local_world < available_bytes() / 2 else "disk"
+    if cache != "disk" and needed > 1e9 and ranks.is_first:
+        where = "RAM" if cache == "ram" else "the GPU"
+        print(f"reading {needed / 1e9:.1f} GB of decoded images into {where}; --cache disk leaves them", flush=True)
     if cache == "device":
         return DevicePatches(train, args.device)
     if cache == "ram":

@@ -31,6 +31,8 @@ class Ranks:
 
     def join(self, device: str) -> None:
         """Meets the other processes; errors after TIMEOUT."""
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)  # where pinned memory belongs, too
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
 

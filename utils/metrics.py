@@ -13,6 +13,8 @@ BUDGET_PSNR_DB = 31.5
 
 def quantise(image: Tensor) -> Tensor:
     """[0, 1] floats -> 0…255 in whole steps, float64; out-of-range values are clamped."""
+    if image.device.type == "mps":  # which has no float64
+        image = image.cpu()
     return (image.double().clamp(0, 1) * 255).round()
 
 
