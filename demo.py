@@ -83,8 +83,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     upscaling.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
-    upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: what memory allows)")
-    upscaling.add_argument("--batch", type=int, help="tiles at once (default: likewise)")
+    upscaling.add_argument(
+        "--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)"
+    )
+    upscaling.add_argument("--batch", type=int, help="tiles at once (default: what memory allows)")
     upscaling.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
     upscaling.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
     upscaling.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
@@ -202,7 +204,7 @@ def published_file(args: argparse.Namespace) -> Path:
     if not args.model:
         return DEFAULT_CHECKPOINT
     wanted = {"model": args.model} | {key: value for key, value in sizes(args).items() if value is not None}
-    found = [file for file in published_files() if wanted.items() <= architecture(file).items()]
+    found = [file for file in published_files() if wanted.items() <= described_network(file).items()]
     if len(found) != 1:
         what = " ".join(f"{key}={value}" for key, value in wanted.items())
         how_many, these = ("several", found) if found else ("no", published_files())
@@ -213,9 +215,9 @@ def published_file(args: argparse.Namespace) -> Path:
     return found[0]
 
 
-def architecture(file: Path) -> dict:
+def described_network(file: Path) -> dict:
     metadata = read_weights(file)[1]
-    return {"model": metadata["model"], **metadata["hyperparameters"]}
+    return {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
 
 
 def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:

@@ -611,9 +611,11 @@ def save(
 
 
 def learning_curve(run: Run) -> list[dict]:
-    """Every evaluation of all legs; iterations and hours count from the first one."""
+    """The evaluations of all legs; iterations and hours count from the first one."""
     curve = list(run.base.get("curve", []))
     for entry in run.history:
+        if entry["valid_psnr_db"] is None:
+            continue
         point = {
             "iteration": run.base["iterations"] + entry["iteration"],
             "hours": round(run.base["hours"] + entry["hours"], 4),

@@ -47,12 +47,12 @@ def test_flags_that_contradict_the_file_are_refused(model, tmp_path):
             load_model(tmp_path / "w.safetensors", **wrong)
 
 
-@pytest.mark.parametrize("wrapped", (False, True))
+@pytest.mark.parametrize("key", (None, "params", "params_ema", "state_dict"))
 @pytest.mark.parametrize("prefix", ("", "module."))
-def test_authors_files_say_which_network_they_hold(model, tmp_path, prefix, wrapped):
+def test_authors_files_say_which_network_they_hold(model, tmp_path, prefix, key):
     state = {prefix + name: tensor for name, tensor in authors_state(model).items()}
     state |= {f"{prefix}IMDB1.c1.total_ops": torch.zeros(1), f"{prefix}total_params": torch.zeros(1)}
-    torch.save({"params": state} if wrapped else state, tmp_path / "w.pth")
+    torch.save({key: state, "epoch": 1} if key else state, tmp_path / "w.pth")
     loaded, metadata = load_model(tmp_path / "w.pth")
     assert same(loaded, model) and metadata == {"model": "IMDN", "hyperparameters": SIZES}
 

@@ -17,8 +17,11 @@ from models import build_model
 from utils.bicubic import imresize
 from utils.checkpoint import load_model, save_weights
 from utils.download import DownloadError
+from utils.ensemble import SelfEnsemble
+from utils.export import OnnxNetwork
 from utils.images import read_rgb, write_rgb
 from utils.photo import Photo, read_photo, write_photo
+from utils.tiling import receptive_margin
 
 SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
 RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
@@ -251,6 +254,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--compare", "a.png"], "needs --input or --hr"),
         (["--hr", "a.png"], "belong to --compare"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
+        (["--export", "a.onnx", "--ensemble"], "--ensemble goes with scoring and upscaling"),
+        (["--all", "--tile", "9"], "are for upscaling"),
         (["--model", "imdn"], "invalid choice"),
         (["--device", "cuda:99"], "--device cuda:99"),
     ],
@@ -318,6 +323,17 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch):
     assert [title for title, *_ in drawn[1][0]] == ["LR", "bicubic", "ours"] and drawn[1][1] == (3, 2, 9)
     psnrs_db = [psnr_db for _, _, psnr_db in drawn[0][0]]
     assert psnrs_db[0] is None and 10 < psnrs_db[1] < 60
+
+
+def test_a_comparison_takes_alpha_and_16_bits(set5, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append(panels[0][1]))
+    rgb = smooth_image(8, 9)
+    write_photo(Path("alpha.png"), Photo(rgb, alpha=rgb[..., 0]))
+    write_photo(Path("deep.png"), Photo(rgb.astype(np.uint16) * 257))
+    for name in ("alpha.png", "deep.png"):
+        assert run("--compare", "c.png", "--input", name) == 0
+    assert all(np.array_equal(lr, rgb) for lr in drawn) and len(drawn) == 2
 
 
 def test_a_comparison_is_a_picture(set5):
@@ -423,3 +439,5 @@ def test_export_and_onnxruntime(set5, capsys):
     assert (theirs["model"], theirs["flops_g"]) == (ours["model"], ours["flops_g"])
     flags = ["--backend", "onnxruntime", "--checkpoint", "tiny.onnx", "--input", "Set5/LRbicx3", "--output", "out"]
     assert run(*flags, "--ensemble") == 0 and len(list(Path("out").iterdir())) == 5
+    network = OnnxNetwork(Path("tiny.onnx"))
+    assert receptive_margin(SelfEnsemble(network)) == receptive_margin(network) > 0

@@ -20,7 +20,7 @@ from models import build_model
 from utils.bicubic import imresize
 from utils.checkpoint import read_weights, save_weights
 from utils.cost import count_cost
-from utils.images import write_rgb
+from utils.images import read_rgb, write_rgb
 from utils.tables import results_table, training_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
     "loader": ["--images", "1", "--batches", "2", "--batch", "2", "--workers", "1"],
     "training": ["--rounds", "1", "--largest-batch", "1"],
-    "recipe": ["--data", "sample", "--iterations", "1", "--patch", "24", "--valid-patch", "24", "--valid-repeat", "1"],
+    "recipe": ["--data", "sample", "--iterations", "1", "--valid-patch", "24", "--valid-repeat", "1"],
     "inference": ["--rounds", "1", "--largest-width", "60"],
 }
 TRAINED = "runs/IMDN_dw_nf40_m6_x3"
@@ -72,7 +72,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
     monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_nf20_m6_x3.safetensors")
     networks = {f"{TRAINED}/best": ("IMDN_dw", 40, 6), "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10)}
-    default = ("checkpoint/IMDN_nf20_m6_x3", "runs/IMDN_nf20_m6_x3/best", "runs/leg2/best")
+    default = ("checkpoint/IMDN_nf20_m6_x3", "before")
     for file, (name, nf, modules) in (networks | dict.fromkeys(default, ("IMDN", 20, 6))).items():
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}
         described = metadata | {"model": name, "hyperparameters": sizes}
@@ -111,6 +111,12 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
     else:
         assert script == "train.py"
         assert train.main([*flags, *SMALL, "--save-dir", "run"])["iteration"] == 1
+
+
+def test_the_snippet_runs(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    exec(re.search(r"```python\n(.*?)```", README, re.S)[1], {})
+    assert read_rgb(Path("larger.png")).shape == (144, 144, 3)
 
 
 def test_exactly_two_commands_install_and_run():

@@ -301,8 +301,12 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
 
 
-def test_epochs_between_evaluations_are_saved_and_logged(decoded, tmp_path, capsys):
+def test_epochs_between_evaluations_are_saved_and_logged(decoded, tmp_path, monkeypatch, capsys):
+    saved = []
+    monkeypatch.setattr(train, "save_state", lambda path, state: saved.append((path.name, state["run"]["epoch"])))
     run(decoded, tmp_path, "--epochs", "3", "--eval-every", "2")
+    assert [epoch for name, epoch in saved if name == "last.pth"] == [1, 2, 3]
+    assert len(load_model(tmp_path / "best.safetensors")[1]["curve"]) in (1, 2)  # evaluations alone
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
     assert [entry["valid_psnr_db"] is not None for entry in log] == [False, True, True]  # the last one is
     assert all(entry["train_loss"] > 0 for entry in log)
@@ -315,7 +319,9 @@ def test_a_stretched_cosine_is_told_of(decoded, tmp_path, capsys):
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])
     assert "change the learning rate from 1.00e-06 to 5.01e-04" in capsys.readouterr().err
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--schedule", "report"])
-    assert "warning" in capsys.readouterr().err
+    assert "from 1.00e-06 to 1.00e-03" in capsys.readouterr().err
+    train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "4"])  # a longer run of the same schedule
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):

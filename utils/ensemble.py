@@ -15,8 +15,11 @@ class SelfEnsemble(nn.Module):
         super().__init__()
         self.model = model
         self.device = getattr(model, "device", None)
-        if hasattr(model, "layout"):  # of an ONNX file
-            self.layout = SelfEnsemble(model.layout)
+
+    @property
+    def layout(self) -> nn.Module:
+        """The layers that cost is counted on; no submodule, so that a walk through the modules meets them once."""
+        return SelfEnsemble(getattr(self.model, "layout", self.model))
 
     def forward(self, x: Tensor) -> Tensor:
         total = 0

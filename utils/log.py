@@ -1,4 +1,4 @@
-"""The training log: one JSON object a line, one line an evaluation."""
+"""The training log: one JSON object a line, one line an epoch."""
 
 import json
 from pathlib import Path

@@ -43,11 +43,12 @@ def fourier_loss(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean absolute error of the pixels plus that of their Fourier coefficients: a scalar.
 
     The coefficients (orthonormal, each channel's own; real and imaginary parts apart) are about as large as the pixels'
-    errors. Their signs give each frequency a say, where those of the pixels follow the strongest ones.
+    errors. L1 follows the sign of each error alone: on pixels the strongest frequencies decide it, on coefficients each
+    frequency has its own.
 
     Raises:
         ValueError: shapes differ.
-    Source: the frequency loss of MIMO-UNet (arXiv 2108.05054); the weight of 1 is measured here.
+    Source: the frequency loss of MIMO-UNet (arXiv 2108.05054); weighed by 1, not 0.1.
     """
     _check_pair(sr, hr, border=0)
     error = sr - hr

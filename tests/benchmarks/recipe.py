@@ -1,4 +1,4 @@
-"""What each part of the training recipe is worth: short runs that differ from it in one flag.
+"""What each part of the training recipe is worth: short runs with one thing changed.
 
 python -m tests.benchmarks.recipe
 python -m tests.benchmarks.recipe --model IMDN_dw --nf 40 --modules 6 --data sample    # other flags are train.py's
@@ -32,17 +32,19 @@ CHANGES = (
 )
 
 
-def last_entry(flags: str, args: argparse.Namespace, others: Sequence[str]) -> dict:
+def last_entry(change: str, args: argparse.Namespace, others: Sequence[str]) -> dict:
     """Trains in a folder of its own, where nothing is kept, and returns the log's last entry."""
-    flags = f"{NETWORK} {RECIPE} {flags} --device {args.device} --iterations {args.iterations} --epochs 1"
+    length = f"--device {args.device} --iterations {args.iterations} --epochs 1"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        return train.main([*flags.split(), *others, "--save-dir", f"{folder}/run"])
+        return train.main(
+            [*f"{NETWORK} {RECIPE} {length}".split(), *others, *change.split(), "--save-dir", f"{folder}/run"]
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, others = make_parser(__doc__, iterations=4000).parse_known_args(argv)
-    rows = []
     entries = {change: last_entry(change, args, others) for change in CHANGES}
+    rows = []
     for change, entry in entries.items():
         difference = entry["valid_psnr_db"] - entries[""]["valid_psnr_db"]
         row = {"change": f"`{change}`" if change else "none", "validation (dB)": f"{entry['valid_psnr_db']:.3f}"}
