@@ -83,9 +83,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     upscaling.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
-    upscaling.add_argument(
-        "--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)"
-    )
+    upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
     upscaling.add_argument("--batch", type=int, help="tiles at once (default: what memory allows)")
     upscaling.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
     upscaling.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
