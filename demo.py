@@ -452,8 +452,9 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     hr = None
     if args.hr:
         hr = read_colours(args.hr)
-        height, width = (n // scale * scale for n in hr.shape[:2])
-        hr = hr[:height, :width]
+        if not args.input:
+            height, width = (n // scale * scale for n in hr.shape[:2])
+            hr = hr[:height, :width]
     lr = read_colours(args.input) if args.input else imresize(hr, 1 / scale)
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
     if hr is not None and hr.shape[:2] != shape:

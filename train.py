@@ -504,6 +504,13 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
     return model, ema, optimizer, run
 
 
+def widen(kernel: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A conv that fuses fewer blocks made to fuse more: the new ones weigh nothing, so the network does as before."""
+    if kernel.ndim != 4 or kernel.shape[1] >= shape[1]:
+        return kernel
+    return F.pad(kernel, (0, 0, 0, 0, 0, shape[1] - kernel.shape[1]))
+
+
 def start_from_file(model: nn.Module, path: Path) -> dict:
     """Takes the tensors that fit, so that a shallower network's will do; returns the file's metadata."""
     weights, metadata = read_weights(path)
@@ -513,7 +520,8 @@ def start_from_file(model: nn.Module, path: Path) -> dict:
     own = model.state_dict()
     if weights["head.weight"].shape != own["head.weight"].shape:
         raise TrainingError(f"--init {path}: holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
-    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {name: widen(tensor, own[name].shape) for name, tensor in weights.items() if name in own}
+    fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors start from {path}")
     return metadata

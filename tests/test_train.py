@@ -291,6 +291,9 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         deeper["iterations"] == before[1]["iterations"] + 3 and len(deeper["curve"]) == 1
     )  # no other network's scores
     assert deeper["started_from"] == {"network": "IMDN_dw_nf8_m1_x3", "iterations": before[1]["iterations"]}
+    shallow, deep = (load_model(tmp_path / name / "best.safetensors")[0] for name in ("a", "deeper"))
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(deep(image), shallow(image), rtol=0, atol=1e-5)  # new blocks begin by adding nothing
     weights = tmp_path / "deeper/best.safetensors"
     run(decoded, tmp_path / "deeper2", "--epochs", "1", "--modules", "2", "--init", str(weights))
     again = load_model(tmp_path / "deeper2/best.safetensors")[1]
