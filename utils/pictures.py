@@ -16,7 +16,7 @@ from utils.files import atomic_path
 from utils.metrics import BUDGET_GFLOPS, BUDGET_PSNR_DB
 from utils.tables import REPORT, network_key
 
-LABEL_HEIGHT_DB = 0.035  # of one line of draw_psnr_against_flops
+LABEL_HEIGHT_DB = 0.032  # of one line of draw_psnr_against_flops
 
 Crop = tuple[int, int, int]  # left, top, side
 
@@ -66,7 +66,7 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     Args:
         results: each with model, hyperparameters, flops_g and average_psnr_db.
     """
-    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     edge = 1.3 * BUDGET_GFLOPS
     reports = [(cost, psnr_db, key) for key, (cost, _, psnr_db) in REPORT.items()]
     ours = [(result["flops_g"], result["average_psnr_db"], network_key(result)) for result in results]
