@@ -451,14 +451,13 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Draws --compare: LR, bicubic, ours and, where given, HR, with each one's PSNR (RGB, whole image)."""
     hr = None
     if args.hr:
-        hr = read_colours(args.hr)
-        if not args.input:
-            height, width = (n // scale * scale for n in hr.shape[:2])
-            hr = hr[:height, :width]
+        whole = read_colours(args.hr)
+        height, width = (n // scale * scale for n in whole.shape[:2])
+        hr = whole[:height, :width]
     lr = read_colours(args.input) if args.input else imresize(hr, 1 / scale)
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
     if hr is not None and hr.shape[:2] != shape:
-        found, expected = f"{hr.shape[1]}×{hr.shape[0]}", f"{shape[1]}×{shape[0]}"
+        found, expected = f"{whole.shape[1]}×{whole.shape[0]}", f"{shape[1]}×{shape[0]}"
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
     bicubic = imresize(lr, scale)
     ours = super_resolve(model, lr, scale, args.tile, args.batch, DTYPES[args.precision])

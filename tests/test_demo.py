@@ -321,6 +321,9 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch):
     assert run("--compare", "c.png", "--input", "Set5/LRbicx3/babyx3.png", "--crop", 3, 2, 9) == 0
     assert [title for title, *_ in drawn[0][0]] == ["LR", "bicubic", "ours", "HR"] and drawn[0][2] == (24, 27)
     assert [title for title, *_ in drawn[1][0]] == ["LR", "bicubic", "ours"] and drawn[1][1] == (3, 2, 9)
+    write_rgb(Path("odd.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, 2), (0, 1), (0, 0))))
+    assert run("--compare", "c.png", "--hr", "odd.png", "--input", "Set5/LRbicx3/babyx3.png") == 0  # cropped to fit
+    assert np.array_equal(drawn[2][0][3][1], drawn[0][0][3][1])
     psnrs_db = [psnr_db for _, _, psnr_db in drawn[0][0]]
     assert psnrs_db[0] is None and 10 < psnrs_db[1] < 60
 

@@ -47,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for change, entry in entries.items():
         difference = entry["valid_psnr_db"] - entries[""]["valid_psnr_db"]
-        row = {"change": f"`{change}`" if change else "none", "validation (dB)": f"{entry['valid_psnr_db']:.3f}"}
-        row |= {"difference": f"{difference:+.3f}"}
+        row = {
+            "change": f"`{change}`" if change else "none",
+            "validation (dB)": f"{entry['valid_psnr_db']:.3f}",
+            "difference": f"{difference:+.3f}",
+        }
         if entry["set5_psnr_db"] is not None:
             row["Set5 (dB)"] = f"{entry['set5_psnr_db']:.3f}"
         rows.append(row)
