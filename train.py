@@ -57,8 +57,8 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 
 
 # Flags, as they came out, that published weights tell of.
-DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "loss", "lr", "schedule", "lr_min", "warmup")
-DESCRIBED += ("epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
+DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
+DESCRIBED += ("warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
 
 class TrainingError(RuntimeError):
@@ -125,6 +125,9 @@ def make_parser() -> argparse.ArgumentParser:
     optimisation.add_argument("--anneal-epochs", type=int, default=1000, help="of --schedule report")
     optimisation.add_argument("--warmup", type=int, help="iterations (default: 0 for report, 100 for cosine)")
     optimisation.add_argument("--precondition-every", type=int, default=10, help="steps between SOAP's eigenbases")
+    optimisation.add_argument(
+        "--cautious", action="store_true", help="SOAP moves no weight against its gradient's sign"
+    )
     optimisation.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights; 0: none")
     optimisation.add_argument("--clip", type=float, default=0.0, help="largest gradient norm; 0: none")
     optimisation.add_argument("--seed", type=int, default=0)
@@ -189,6 +192,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
     if not 0 <= args.ema < 1:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
+    if args.cautious and args.optimizer != "soap":
+        parser.error("--cautious: is --optimizer soap's")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
     if args.repeat is None:
@@ -266,7 +271,7 @@ def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "soap":
-        return SOAP(parameters, lr=args.lr, precondition_every=args.precondition_every)
+        return SOAP(parameters, lr=args.lr, precondition_every=args.precondition_every, cautious=args.cautious)
     return torch.optim.Adam(parameters, lr=args.lr, fused=args.device.split(":")[0] in ("cpu", "cuda"))
 
 
@@ -499,6 +504,9 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if args.optimizer == "soap":  # whose state brings the earlier leg's flags back
+            for group in optimizer.param_groups:
+                group |= {"precondition_every": args.precondition_every, "cautious": args.cautious}
         if ema:
             ema.model.load_state_dict(state["ema"])
     return model, ema, optimizer, run

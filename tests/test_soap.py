@@ -30,6 +30,20 @@ def test_equals_the_published_implementation():
         assert (a - start).abs().max() > 0.01
 
 
+def test_cautious_moves_no_entry_against_its_gradient():
+    plain, cautious = make_params(), make_params()
+    optimizers = SOAP(plain), SOAP(cautious, cautious=True)
+    for params, optimizer in zip((plain, cautious), optimizers):
+        take_steps(params, optimizer, 0, 2)  # the first step moves nothing
+    for shape in set(SHAPES):
+        stack = [i for i, other in enumerate(SHAPES) if other == shape]
+        start, moved, kept = (torch.stack([p[i].detach() for i in stack]) for p in (make_params(), plain, cautious))
+        agrees = (start - moved) * torch.stack([plain[i].grad for i in stack]) > 0
+        assert 0 < agrees.sum() < agrees.numel() or len(shape) == 1
+        expected = torch.where(agrees, (moved - start) / agrees.double().mean(), 0)
+        torch.testing.assert_close(kept - start, expected)
+
+
 def test_a_parameter_without_gradient_is_left_alone():
     params = make_params()
     optimizer = SOAP(params)

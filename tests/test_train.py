@@ -38,7 +38,7 @@ def states_equal(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("choice", (["--optimizer", "adam"], ["--optimizer", "soap"], ["--bf16"]))
+@pytest.mark.parametrize("choice", (["--optimizer", "adam"], ["--optimizer", "soap", "--cautious"], ["--bf16"]))
 def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, choice):
     flags = [*choice, "--schedule", "cosine", "--warmup", "2", "--ema", "0.9", "--clip", "1"]
     flags += ["--precondition-every", "2", "--epochs", "4"]
@@ -65,6 +65,18 @@ def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, choice):
     logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").open()] for name in ("whole", "stopped")]
     for a, b in zip(*logs, strict=True):
         assert {**a, "hours": 0} == {**b, "hours": 0}
+
+
+def test_soap_changes_its_ways_on_resume(decoded, tmp_path):
+    run(decoded, tmp_path, "--optimizer", "soap", "--epochs", "1")
+    state = load_state(tmp_path / "last.pth")
+    del state["optimizer"]["param_groups"][0]["cautious"]  # as states were before there was such a flag
+    del state["args"]["cautious"]
+    torch.save(state, tmp_path / "last.pth")
+    resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "2"]
+    train.main([*resume, "--cautious", "--precondition-every", "5"])
+    (group,) = load_state(tmp_path / "last.pth")["optimizer"]["param_groups"]
+    assert group["cautious"] and group["precondition_every"] == 5
 
 
 def test_killed_and_resumed(decoded, tmp_path):
@@ -155,6 +167,7 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--warmup", "-1"], "--warmup -1"),
         (["--init", "a.pth"], "give the .safetensors"),
         (["--data", "sample", "b"], "stands alone"),
+        (["--cautious"], "--cautious: is --optimizer soap's"),
         (["--device", "cuda:99"], "--device"),
         (["--resume", "nowhere.pth"], "does not exist"),
         (["--modle", "IMDN"], "unrecognized"),

@@ -17,7 +17,10 @@ class SOAP(torch.optim.Optimizer):
     Args:
         betas: decay of the gradient's mean, and of its square and the preconditioners.
         precondition_every: steps between updates of the eigenbases.
-    Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321).
+        cautious: whether entries stay as they are whose update and gradient disagree in sign; those that move do so by
+            as much more.
+    Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321); Liang et al.,
+        "Cautious Optimizers: Improving Training with One Line of Code" (arXiv 2411.16085).
     """
 
     def __init__(
@@ -27,8 +30,10 @@ class SOAP(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-8,
         precondition_every: int = 10,
+        cautious: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "precondition_every": precondition_every, "step": 0}
+        defaults["cautious"] = cautious
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -70,7 +75,11 @@ class SOAP(torch.optim.Optimizer):
         state["exp_avg_sq"].lerp_(project(gradient, state).square(), 1 - beta2)
         direction = project(state["exp_avg"], state) / state["exp_avg_sq"].sqrt().add_(group["eps"])
         step_size = group["lr"] * (1 - beta2 ** group["step"]) ** 0.5 / (1 - beta1 ** group["step"])
-        torch._foreach_add_(stack, project(direction, state, back=True).unbind(), alpha=-step_size)
+        update = project(direction, state, back=True)
+        if group["cautious"]:
+            agrees = update * gradient > 0
+            update *= agrees / agrees.float().mean().clamp(min=1e-3)
+        torch._foreach_add_(stack, update.unbind(), alpha=-step_size)
 
 
 def preconditioned_dims(stacked: Tensor) -> list[int]:
