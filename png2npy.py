@@ -3,6 +3,7 @@
     python png2npy.py --pathFrom DIV2K --pathTo DIV2K_decoded
     python png2npy.py --pathFrom Flickr2K --pathTo Flickr2K_decoded
     python png2npy.py --pathFrom Flickr2K --pathTo Flickr2K_decoded --make-lr 3   # LR was not downloaded
+    python png2npy.py --pathFrom DIV2K --pathTo DIV2K_shrunk --make-lr 3 --shrink 0.75 0.5   # a second set
     python png2npy.py --check DIV2K_decoded                                       # is it all there?
 
 The tree is mirrored, one .npy an image. Files that are done are skipped, so a stopped run goes on where it was;
@@ -14,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -25,7 +27,21 @@ from utils.bicubic import imresize
 from utils.files import atomic_path
 from utils.images import list_images, read_rgb
 
-Job = tuple[Path, Path, int | None]  # image, .npy to write, scale to shrink by (None: as it is)
+
+@dataclass(frozen=True)
+class Job:
+    """An image, and the .npy to write of it.
+
+    Attributes:
+        shrink: factor by which HR is resized first, then cropped to a multiple of `multiple`; None: neither.
+        lr_scale: of the LR image to write; None: HR.
+    """
+
+    image: Path
+    npy: Path
+    shrink: float | None = None
+    multiple: int = 1
+    lr_scale: int | None = None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,12 +52,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--make-lr", type=int, choices=(2, 3, 4), help="also write X_LR_bicubic/X{N} for each X_HR, where missing"
     )
+    parser.add_argument(
+        "--shrink",
+        type=float,
+        nargs="+",
+        metavar="F",
+        help="write the training images at F times their size instead, for --make-lr's scale",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers {args.workers}: needs at least 1")
     if args.check:
-        if args.pathFrom or args.pathTo or args.make_lr:
+        if args.pathFrom or args.pathTo or args.make_lr or args.shrink:
             parser.error("--check stands alone")
         if not args.check.is_dir():
             parser.error(f"--check {args.check} is not a folder")
@@ -50,25 +73,40 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--pathFrom and --pathTo are both needed, or --check")
     if not args.pathFrom.is_dir():
         parser.error(f"--pathFrom {args.pathFrom} is not a folder")
+    if args.shrink:
+        if not args.make_lr:
+            parser.error("--shrink needs --make-lr: no LR images are downloaded for it")
+        if outside := [factor for factor in args.shrink if not 0 < factor < 1]:
+            parser.error(f"--shrink {outside[0]:g}: must be above 0 and below 1")
     return args
 
 
 def decoding_jobs(source: Path, target: Path) -> list[Job]:
-    jobs = [(f, target / f.relative_to(source).with_suffix(".npy"), None) for f in list_images(source, recursive=True)]
-    return [job for job in jobs if target == source or target not in job[0].parents]
+    jobs = [Job(f, target / f.relative_to(source).with_suffix(".npy")) for f in list_images(source, recursive=True)]
+    return [job for job in jobs if target == source or target not in job.image.parents]
 
 
-def shrinking_jobs(jobs: list[Job], scale: int) -> list[Job]:
+def shrinking_jobs(jobs: list[Job], factors: Sequence[float], scale: int) -> list[Job]:
+    """One job for each factor and image of an X_HR folder that training reads; `_F` follows the image's name."""
+    jobs = [job for job in jobs if job.npy.parent.name.endswith("_HR") and "_valid_" not in job.npy.parent.name]
+    return [
+        Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor, scale)
+        for factor in factors
+        for job in jobs
+    ]
+
+
+def lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
     """One job for each image of an X_HR folder whose LR image is not in the source tree."""
-    decoded = {npy for _, npy, _ in jobs}
+    decoded = {job.npy for job in jobs}
     made = []
-    for image, npy, _ in jobs:
-        folder = npy.parent
+    for job in jobs:
+        folder, name = job.npy.parent, job.npy.stem
         if folder.name.endswith("_HR"):
             lr_folder = folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
-            lr = lr_folder / f"{npy.stem}x{scale}.npy"
-            if lr not in decoded and lr_folder / npy.name not in decoded:
-                made.append((image, lr, scale))
+            lr = lr_folder / f"{name}x{scale}.npy"
+            if lr not in decoded and lr_folder / job.npy.name not in decoded:
+                made.append(replace(job, npy=lr, lr_scale=scale))
     return made
 
 
@@ -76,32 +114,38 @@ def same_target(jobs: list[Job]) -> list[str]:
     """Images that would be written over one another, such as a.png and a.jpg."""
     first: dict[Path, Path] = {}
     return [
-        f"{image}: would overwrite the .npy of {other}"
-        for image, npy, _ in jobs
-        if (other := first.setdefault(npy, image)) != image
+        f"{job.image}: would overwrite the .npy of {other}"
+        for job in jobs
+        if (other := first.setdefault(job.npy, job.image)) != job.image
     ]
 
 
-def is_done(image: Path, npy: Path) -> bool:
+def is_done(job: Job) -> bool:
     """A done file carries its image's modification time, so that a changed image, older or newer, is seen."""
-    return npy.exists() and npy.stat().st_mtime_ns == image.stat().st_mtime_ns
+    return job.npy.exists() and job.npy.stat().st_mtime_ns == job.image.stat().st_mtime_ns
 
 
 def convert(job: Job) -> str | None:
     """Returns what is wrong with the image, or None."""
-    image, npy, scale = job
     try:
-        array = read_rgb(image)
-        if scale is not None:
-            if any(n % scale for n in array.shape[:2]):
-                return f"{image}: {array.shape[1]}×{array.shape[0]} is not a multiple of {scale}; crop it first"
-            array = imresize(array, 1 / scale)
-        with atomic_path(npy) as temporary:
+        array = read_rgb(job.image)
+        if job.shrink:
+            array = imresize(array, job.shrink)
+            height, width = (n // job.multiple * job.multiple for n in array.shape[:2])
+            if not (height and width):
+                return f"{job.image}: less than one LR pixel is left at --shrink {job.shrink:g}"
+            array = array[:height, :width]
+        if job.lr_scale:
+            if any(n % job.lr_scale for n in array.shape[:2]):
+                size = f"{array.shape[1]}×{array.shape[0]}"
+                return f"{job.image}: {size} is not a multiple of {job.lr_scale}; crop it first"
+            array = imresize(array, 1 / job.lr_scale)
+        with atomic_path(job.npy) as temporary:
             np.save(temporary, array)
-            mtime = image.stat().st_mtime_ns
+            mtime = job.image.stat().st_mtime_ns
             os.utime(temporary, ns=(mtime, mtime))
     except (ValueError, OSError) as error:
-        return f"{image}: {error}"
+        return f"{job.image}: {error}"
     return None
 
 
@@ -180,13 +224,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
         return 1
     if args.make_lr:
-        if not any(npy.parent.name.endswith("_HR") for _, npy, _ in jobs):
+        if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
             print(f"error: --make-lr: {args.pathFrom} has no folder that ends in _HR", file=sys.stderr)
             return 1
-        jobs += shrinking_jobs(jobs, args.make_lr)
+        if args.shrink:
+            jobs = shrinking_jobs(jobs, args.shrink, args.make_lr)
+        jobs += lr_jobs(jobs, args.make_lr)
     if clashes := same_target(jobs):
         return report(clashes)
-    pending = [job for job in jobs if not is_done(job[0], job[1])]
+    pending = [job for job in jobs if not is_done(job)]
     problems = run(pending, args.workers)
     done = len(jobs) - len(pending)
     print(f"{len(pending) - len(problems)} written, {done} done before, {len(problems)} failed: {args.pathTo}")

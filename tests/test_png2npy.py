@@ -73,6 +73,23 @@ def test_make_lr_names_a_size_that_is_no_multiple(div2k, capsys):
     assert "0001.png: 30×24 is not a multiple of 4" in capsys.readouterr().err
 
 
+def test_shrink_writes_smaller_training_pairs(div2k, tmp_path, capsys):
+    write_rgb(div2k / "DIV2K_valid_HR/0801.png", smooth_image(24, 30))
+    assert decode(div2k, "--make-lr", "3", "--shrink", "0.75", "0.5") == 0
+    assert "8 written" in capsys.readouterr().out  # none of validation
+    pairs = find_pairs(tmp_path / "DIV2K_decoded", "training", 3)
+    assert [pair.name for pair in pairs] == ["0001_0.5", "0001_0.75", "0002_0.5", "0002_0.75"]
+    hr = imresize(smooth_image(24, 30, seed=2), 0.75)[:18, :21]  # 18×23 before
+    np.testing.assert_array_equal(np.load(pairs[3].hr), hr)
+    np.testing.assert_array_equal(np.load(pairs[3].lr), imresize(hr, 1 / 3))
+    assert png2npy.main(["--check", str(tmp_path / "DIV2K_decoded")]) == 0
+
+
+def test_shrunk_to_nothing_is_named(div2k, capsys):
+    assert decode(div2k, "--make-lr", "3", "--shrink", "0.01") == 1
+    assert "0001.png: less than one LR pixel is left at --shrink 0.01" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_formats(tmp_path, suffix):
     image = smooth_image(24, 30)
@@ -188,7 +205,12 @@ def test_check_names_everything_that_is_wrong(decoded, capsys):
         assert named in err
 
 
-@pytest.mark.parametrize("flags", ([], ["--pathFrom", "a"], ["--check", "nowhere"], ["--check", ".", "--pathTo", "b"]))
+SHRINK = ("--pathFrom", ".", "--pathTo", "b", "--shrink")
+SENSELESS = ([], ["--pathFrom", "a"], ["--check", "nowhere"], ["--check", ".", "--pathTo", "b"])
+SENSELESS += ([*SHRINK, "0.5"], [*SHRINK, "1.5", "--make-lr", "3"], ["--check", ".", "--shrink", "0.5"])
+
+
+@pytest.mark.parametrize("flags", SENSELESS)
 def test_flags_that_make_no_sense(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
         png2npy.main(flags)
