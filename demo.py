@@ -37,6 +37,7 @@ from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path
+from utils.flags import FlagParser
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
@@ -52,9 +53,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = FlagParser(__doc__)
     network = parser.add_argument_group("network")
     network.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
     network.add_argument("--all", action="store_true", help="every file in checkpoint/")
@@ -108,7 +107,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     """Refuses flags that contradict one another or do nothing together."""
     if args.compare:
         if args.output or not (args.input or args.hr):
@@ -472,6 +471,8 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     if hr is not None:
         panels.append(("HR", hr, None))
     draw_comparison(args.compare, panels, crop, shape)
+    scores = ", ".join(f"{title} {psnr_db:.3f} dB" for title, _, psnr_db in panels if psnr_db is not None)
+    print(f"{args.compare}: {scores or 'LR, bicubic and ours'}")
 
 
 def open_page(args: argparse.Namespace):

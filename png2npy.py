@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.files import atomic_path
+from utils.flags import FlagParser
 from utils.images import list_images, read_rgb
 
 
@@ -45,7 +46,7 @@ class Job:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(__doc__)
     parser.add_argument("--pathFrom", type=Path, help="tree of images, such as DIV2K")
     parser.add_argument("--pathTo", type=Path, help="tree of .npy files to write")
     parser.add_argument("--check", type=Path, metavar="DIR", help="verify a decoded tree instead: files, pairs, sizes")

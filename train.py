@@ -11,7 +11,6 @@ alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
 
 import argparse
 import math
-import platform
 import shlex
 import subprocess
 import sys
@@ -34,6 +33,8 @@ from utils.cost import count_cost
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
+from utils.flags import FlagParser
+from utils.hardware import hardware
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, keep_freed_memory
 from utils.metrics import fourier_loss, psnr_loss, psnr_rgb
@@ -69,10 +70,8 @@ class TrainingError(RuntimeError):
 # Flags
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def make_parser() -> FlagParser:
+    parser = FlagParser(__doc__)
     network = parser.add_argument_group("network (sizes default to the report's best row)")
     network.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
     network.add_argument("--nf", type=int, help="features")
@@ -169,7 +168,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     return args, state
 
 
-def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     """Refuses what argparse cannot see; fills in defaults that depend on other flags."""
     args.set5 = Path(args.set5)
     for flag in (
@@ -447,13 +446,6 @@ def git_commit() -> str:
 
 def has_bf16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def hardware(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -263,7 +264,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
 def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     with pytest.raises(SystemExit) as stopped:
         demo.main(flags)
-    assert stopped.value.code == 2 and says in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith("error: ") and says in line
 
 
 @pytest.mark.parametrize(
@@ -314,10 +316,11 @@ def test_an_image_is_never_written_over_itself(set5, capsys):
     assert "is the input itself" in capsys.readouterr().err
 
 
-def test_comparison_with_and_without_ground_truth(set5, monkeypatch):
+def test_comparison_with_and_without_ground_truth(set5, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append((panels, crop, shape)))
     assert run("--compare", "c.png", "--hr", "Set5/original/baby.png") == 0
+    assert re.fullmatch(r"c.png: bicubic \d+\.\d{3} dB, ours \d+\.\d{3} dB\n", capsys.readouterr().out)
     assert run("--compare", "c.png", "--input", "Set5/LRbicx3/babyx3.png", "--crop", 3, 2, 9) == 0
     assert [title for title, *_ in drawn[0][0]] == ["LR", "bicubic", "ours", "HR"] and drawn[0][2] == (24, 27)
     assert [title for title, *_ in drawn[1][0]] == ["LR", "bicubic", "ours"] and drawn[1][1] == (3, 2, 9)

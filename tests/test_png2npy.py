@@ -214,7 +214,7 @@ SENSELESS += ([*SHRINK, "0.5"], [*SHRINK, "1.5", "--make-lr", "3"], ["--check", 
 def test_flags_that_make_no_sense(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
         png2npy.main(flags)
-    assert stopped.value.code == 2
+    assert stopped.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_check_of_an_empty_tree(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +9,12 @@ from pathlib import Path
 
 import torch
 
+from utils.flags import FlagParser
+from utils.hardware import hardware
 
-def make_parser(description: str, **defaults: int) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
+
+def make_parser(description: str, **defaults: int) -> FlagParser:
+    parser = FlagParser(description)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, value in defaults.items():
@@ -25,15 +27,7 @@ def parse_args(argv: Sequence[str] | None, description: str, **defaults: int) ->
 
 
 def machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        models = []
-    name = models[0] if models else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{hardware(device)}, torch {torch.__version__}"
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
