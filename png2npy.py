@@ -28,20 +28,21 @@ from utils.files import atomic_path
 from utils.flags import FlagParser
 from utils.images import list_images, read_rgb
 
+MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
+
 
 @dataclass(frozen=True)
 class Job:
     """An image, and the .npy to write of it.
 
     Attributes:
-        shrink: factor by which HR is resized first, then cropped to a multiple of `multiple`; None: neither.
+        shrink: factor by which HR is resized first, then cropped; None: neither.
         lr_scale: of the LR image to write; None: HR.
     """
 
     image: Path
     npy: Path
     shrink: float | None = None
-    multiple: int = 1
     lr_scale: int | None = None
 
 
@@ -58,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         nargs="+",
         metavar="F",
-        help="write the training images at F times their size instead, for --make-lr's scale",
+        help="write the training images at F times their size, and their LR, instead",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
     args = parser.parse_args(argv)
@@ -77,8 +78,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.shrink:
         if not args.make_lr:
             parser.error("--shrink needs --make-lr: no LR images are downloaded for it")
-        if outside := [factor for factor in args.shrink if not 0 < factor < 1]:
-            parser.error(f"--shrink {outside[0]:g}: must be above 0 and below 1")
+        if outside := [factor for factor in args.shrink if not 0.05 <= factor <= 0.95]:
+            parser.error(f"--shrink {outside[0]:g}: must be from 0.05 to 0.95")
     return args
 
 
@@ -87,13 +88,13 @@ def decoding_jobs(source: Path, target: Path) -> list[Job]:
     return [job for job in jobs if target == source or target not in job.image.parents]
 
 
-def shrinking_jobs(jobs: list[Job], factors: Sequence[float], scale: int) -> list[Job]:
+def shrinking_jobs(jobs: list[Job], factors: Sequence[float]) -> list[Job]:
     """One job for each factor and image of an X_HR folder that training reads; `_F` follows the image's name."""
-    jobs = [job for job in jobs if job.npy.parent.name.endswith("_HR") and "_valid_" not in job.npy.parent.name]
     return [
-        Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor, scale)
-        for factor in factors
+        Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor)
+        for factor in natsorted(set(factors))
         for job in jobs
+        if job.npy.parent.name.endswith("_HR") and not job.npy.parent.name.endswith("_valid_HR")
     ]
 
 
@@ -132,9 +133,9 @@ def convert(job: Job) -> str | None:
         array = read_rgb(job.image)
         if job.shrink:
             array = imresize(array, job.shrink)
-            height, width = (n // job.multiple * job.multiple for n in array.shape[:2])
+            height, width = (n // MULTIPLE * MULTIPLE for n in array.shape[:2])
             if not (height and width):
-                return f"{job.image}: less than one LR pixel is left at --shrink {job.shrink:g}"
+                return f"{job.image}: less than {MULTIPLE} pixels are left at --shrink {job.shrink:g}"
             array = array[:height, :width]
         if job.lr_scale:
             if any(n % job.lr_scale for n in array.shape[:2]):
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.check:
         return check_tree(args.check, args.workers)
-    jobs = decoding_jobs(args.pathFrom, args.pathTo)
+    whole = jobs = decoding_jobs(args.pathFrom, args.pathTo)
     if not jobs:
         print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
         return 1
@@ -228,10 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
             print(f"error: --make-lr: {args.pathFrom} has no folder that ends in _HR", file=sys.stderr)
             return 1
-        if args.shrink:
-            jobs = shrinking_jobs(jobs, args.shrink, args.make_lr)
-        jobs += lr_jobs(jobs, args.make_lr)
-    if clashes := same_target(jobs):
+        if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
+            print(f"error: --shrink: {args.pathFrom} holds validation images alone", file=sys.stderr)
+            return 1
+        jobs = [*jobs, *lr_jobs(jobs, args.make_lr)]
+    if clashes := same_target([*whole, *jobs]):
         return report(clashes)
     pending = [job for job in jobs if not is_done(job)]
     problems = run(pending, args.workers)
@@ -242,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(problems: list[str]) -> int:
     """Names what went wrong; returns the exit code."""
-    for problem in problems:
+    for problem in natsorted(set(problems)):
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
 

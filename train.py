@@ -72,6 +72,7 @@ class TrainingError(RuntimeError):
 
 def make_parser() -> FlagParser:
     parser = FlagParser(__doc__)
+    switch = argparse.BooleanOptionalAction
     network = parser.add_argument_group("network (sizes default to the report's best row)")
     network.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
     network.add_argument("--nf", type=int, help="features")
@@ -125,14 +126,13 @@ def make_parser() -> FlagParser:
     optimisation.add_argument("--warmup", type=int, help="iterations (default: 0 for report, 100 for cosine)")
     optimisation.add_argument("--precondition-every", type=int, default=10, help="steps between SOAP's eigenbases")
     optimisation.add_argument(
-        "--cautious", action="store_true", help="SOAP moves no weight against its gradient's sign"
+        "--cautious", action=switch, default=False, help="SOAP moves no weight up the gradient of the present batch"
     )
     optimisation.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights; 0: none")
     optimisation.add_argument("--clip", type=float, default=0.0, help="largest gradient norm; 0: none")
     optimisation.add_argument("--seed", type=int, default=0)
     run = parser.add_argument_group("run")
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    switch = argparse.BooleanOptionalAction
     run.add_argument("--bf16", action=switch, help="bfloat16 autocast (default: on GPUs that have it)")
     run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
     run.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
@@ -192,7 +192,7 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     if not 0 <= args.ema < 1:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
-        parser.error("--cautious: is --optimizer soap's")
+        parser.error("--cautious needs --optimizer soap")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
     if args.repeat is None:
@@ -496,7 +496,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        if args.optimizer == "soap":  # whose state brings the earlier leg's flags back
+        if args.optimizer == "soap":  # whose state would bring the earlier leg's flags back
             for group in optimizer.param_groups:
                 group |= {"precondition_every": args.precondition_every, "cautious": args.cautious}
         if ema:

@@ -320,8 +320,9 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append((panels, crop, shape)))
     assert run("--compare", "c.png", "--hr", "Set5/original/baby.png") == 0
-    assert re.fullmatch(r"c.png: bicubic \d+\.\d{3} dB, ours \d+\.\d{3} dB\n", capsys.readouterr().out)
+    assert re.fullmatch(r"c\.png: bicubic \d+\.\d{3} dB, ours \d+\.\d{3} dB\n", capsys.readouterr().out)
     assert run("--compare", "c.png", "--input", "Set5/LRbicx3/babyx3.png", "--crop", 3, 2, 9) == 0
+    assert capsys.readouterr().out == "c.png: LR, bicubic and ours\n"
     assert [title for title, *_ in drawn[0][0]] == ["LR", "bicubic", "ours", "HR"] and drawn[0][2] == (24, 27)
     assert [title for title, *_ in drawn[1][0]] == ["LR", "bicubic", "ours"] and drawn[1][1] == (3, 2, 9)
     write_rgb(Path("odd.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, 2), (0, 1), (0, 0))))

@@ -74,20 +74,38 @@ def test_make_lr_names_a_size_that_is_no_multiple(div2k, capsys):
 
 
 def test_shrink_writes_smaller_training_pairs(div2k, tmp_path, capsys):
-    write_rgb(div2k / "DIV2K_valid_HR/0801.png", smooth_image(24, 30))
-    assert decode(div2k, "--make-lr", "3", "--shrink", "0.75", "0.5") == 0
+    for name in ("DIV2K_train_HR/0001", "DIV2K_train_HR/0002", "DIV2K_valid_HR/0801"):
+        write_rgb(div2k / f"{name}.png", smooth_image(40, 50))
+    assert decode(div2k, "--make-lr", "3", "--shrink", "0.75", "0.5", "0.5") == 0
     assert "8 written" in capsys.readouterr().out  # none of validation
-    pairs = find_pairs(tmp_path / "DIV2K_decoded", "training", 3)
+    decoded = tmp_path / "DIV2K_decoded"
+    pairs = find_pairs(decoded, "training", 3)
     assert [pair.name for pair in pairs] == ["0001_0.5", "0001_0.75", "0002_0.5", "0002_0.75"]
-    hr = imresize(smooth_image(24, 30, seed=2), 0.75)[:18, :21]  # 18×23 before
+    hr = imresize(smooth_image(40, 50), 0.75)[:24, :36]  # 30×38 before
     np.testing.assert_array_equal(np.load(pairs[3].hr), hr)
     np.testing.assert_array_equal(np.load(pairs[3].lr), imresize(hr, 1 / 3))
-    assert png2npy.main(["--check", str(tmp_path / "DIV2K_decoded")]) == 0
+    assert decode(div2k, "--make-lr", "2", "--shrink", "0.75", "0.5") == 0  # beside it, for another scale
+    assert "4 written, 4 done before" in capsys.readouterr().out
+    assert png2npy.main(["--check", str(decoded)]) == 0
 
 
-def test_shrunk_to_nothing_is_named(div2k, capsys):
-    assert decode(div2k, "--make-lr", "3", "--shrink", "0.01") == 1
-    assert "0001.png: less than one LR pixel is left at --shrink 0.01" in capsys.readouterr().err
+def test_what_cannot_be_shrunk_is_named_once(div2k, capsys):
+    assert decode(div2k, "--make-lr", "3", "--shrink", "0.05", "0.5") == 1
+    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert first.endswith("0001.png: less than 12 pixels are left at --shrink 0.05")
+    assert second.endswith("0002.png: less than 12 pixels are left at --shrink 0.05")
+
+
+def test_shrink_overwrites_no_photo_of_such_a_name(div2k, capsys):
+    write_rgb(div2k / "DIV2K_train_HR/0001_0.5.png", smooth_image(24, 30))
+    assert decode(div2k, "--make-lr", "3", "--shrink", "0.5") == 1
+    assert "0001.png: would overwrite the .npy of" in capsys.readouterr().err
+
+
+def test_shrink_without_training_images_is_an_error(tmp_path, capsys):
+    write_rgb(tmp_path / "in/DIV2K_valid_HR/0801.png", smooth_image(24, 30))
+    assert decode(tmp_path / "in", "--make-lr", "3", "--shrink", "0.5") == 1
+    assert "holds validation images alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
@@ -206,15 +224,27 @@ def test_check_names_everything_that_is_wrong(decoded, capsys):
 
 
 SHRINK = ("--pathFrom", ".", "--pathTo", "b", "--shrink")
-SENSELESS = ([], ["--pathFrom", "a"], ["--check", "nowhere"], ["--check", ".", "--pathTo", "b"])
-SENSELESS += ([*SHRINK, "0.5"], [*SHRINK, "1.5", "--make-lr", "3"], ["--check", ".", "--shrink", "0.5"])
 
 
-@pytest.mark.parametrize("flags", SENSELESS)
-def test_flags_that_make_no_sense(flags, capsys):
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "are both needed, or --check"),
+        (["--pathFrom", "a"], "are both needed, or --check"),
+        (["--pathFrom", "nowhere", "--pathTo", "b"], "--pathFrom nowhere is not a folder"),
+        (["--check", "nowhere"], "--check nowhere is not a folder"),
+        (["--check", ".", "--pathTo", "b"], "--check stands alone"),
+        (["--check", ".", "--shrink", "0.5"], "--check stands alone"),
+        ([*SHRINK, "0.5"], "--shrink needs --make-lr"),
+        ([*SHRINK, "0.01", "--make-lr", "3"], "--shrink 0.01: must be from 0.05 to 0.95"),
+        ([*SHRINK, "1.5", "--make-lr", "3"], "--shrink 1.5: must be from 0.05 to 0.95"),
+    ],
+)
+def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     with pytest.raises(SystemExit) as stopped:
         png2npy.main(flags)
-    assert stopped.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith("error: ") and says in line
 
 
 def test_check_of_an_empty_tree(tmp_path, capsys):

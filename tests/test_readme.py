@@ -56,9 +56,14 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_png_tree(Path("DIV2K"), "DIV2K_train", "DIV2K_valid")
     write_png_tree(Path("Flickr2K"), "Flickr2K")
-    for split in ("DIV2K_train", "DIV2K_valid"):
-        write_decoded(Path("DIV2K_decoded"), split, ["0001"], (24, 27))
-    write_decoded(Path("Flickr2K_decoded"), "Flickr2K", ["000001"], (24, 27))
+    for folder, split in (
+        ("DIV2K_decoded", "DIV2K_train"),
+        ("DIV2K_decoded", "DIV2K_valid"),
+        ("DIV2K_shrunk", "DIV2K_train"),
+        ("Flickr2K_decoded", "Flickr2K"),
+        ("Flickr2K_shrunk", "Flickr2K"),
+    ):
+        write_decoded(Path(folder), split, ["1"], (24, 27))
     for name in (*(f"Set5/original/{name}.png" for name in SET5), "B100/a.png", "photo.png", "photos/a.png"):
         write_rgb(Path(name), smooth_image(36, 36))
     for name in (*(f"Set5/LRbicx3/{name}x3.png" for name in SET5),):

@@ -73,10 +73,13 @@ def test_soap_changes_its_ways_on_resume(decoded, tmp_path):
     del state["optimizer"]["param_groups"][0]["cautious"]  # as states were before there was such a flag
     del state["args"]["cautious"]
     torch.save(state, tmp_path / "last.pth")
-    resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "2"]
-    train.main([*resume, "--cautious", "--precondition-every", "5"])
+    resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs"]
+    train.main([*resume, "2", "--cautious", "--precondition-every", "5"])
     (group,) = load_state(tmp_path / "last.pth")["optimizer"]["param_groups"]
     assert group["cautious"] and group["precondition_every"] == 5
+    train.main([*resume, "3", "--no-cautious"])
+    (group,) = load_state(tmp_path / "last.pth")["optimizer"]["param_groups"]
+    assert not group["cautious"] and group["precondition_every"] == 5
 
 
 def test_killed_and_resumed(decoded, tmp_path):
@@ -167,7 +170,7 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--warmup", "-1"], "--warmup -1"),
         (["--init", "a.pth"], "give the .safetensors"),
         (["--data", "sample", "b"], "stands alone"),
-        (["--cautious"], "--cautious: is --optimizer soap's"),
+        (["--cautious"], "--cautious needs --optimizer soap"),
         (["--device", "cuda:99"], "--device"),
         (["--resume", "nowhere.pth"], "does not exist"),
         (["--modle", "IMDN"], "unrecognized"),

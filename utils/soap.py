@@ -17,8 +17,8 @@ class SOAP(torch.optim.Optimizer):
     Args:
         betas: decay of the gradient's mean, and of its square and the preconditioners.
         precondition_every: steps between updates of the eigenbases.
-        cautious: whether entries stay as they are whose update and gradient disagree in sign; those that move do so by
-            as much more.
+        cautious: whether entries stay that their step would move up the present gradient. The steps of the others are
+            divided by the share that moves, of all parameters of one shape together.
     Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321); Liang et al.,
         "Cautious Optimizers: Improving Training with One Line of Code" (arXiv 2411.16085).
     """
@@ -35,6 +35,11 @@ class SOAP(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "precondition_every": precondition_every, "step": 0}
         defaults["cautious"] = cautious
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("cautious", False)  # which older states do not hold
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -78,7 +83,7 @@ class SOAP(torch.optim.Optimizer):
         update = project(direction, state, back=True)
         if group["cautious"]:
             agrees = update * gradient > 0
-            update *= agrees / agrees.float().mean().clamp(min=1e-3)
+            update *= agrees / agrees.float().mean().clamp(min=1e-3)  # where none does, nothing moves
         torch._foreach_add_(stack, update.unbind(), alpha=-step_size)
 
 

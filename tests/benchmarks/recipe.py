@@ -19,6 +19,7 @@ RECIPE += " --ema 0.999 --clip 1"
 CHANGES = (
     "",
     "--seed 1",
+    "--cautious",
     "--loss l1",
     "--loss mse",
     "--loss psnr",

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.hardware import hardware
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Maker: 9 @ 3 GHz\nmodel name\t: other\n", "Maker: 9 @ 3 GHz"),
+        ("processor\t: 0\n", "some CPU"),
+        (None, "some CPU"),
+    ],
+)
+def test_a_cpu_has_a_name_and_threads(cpuinfo, name, monkeypatch):
+    def read_text(path: Path) -> str:
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "some")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert hardware("cpu") == f"{name}, 2 threads"
