@@ -7,6 +7,7 @@ python demo.py --protocol paper --benchmark B100            # Y-PSNR and SSIM on
 python demo.py --model IMDN_dw --nf 40 --modules 6 --cost-only
 python demo.py --input photo.jpg --output photo_x3.png
 python demo.py --compare comparison.png --hr photo.png      # LR, bicubic, ours and HR side by side
+python demo.py --teach DIV2K_decoded --output DIV2K_taught --checkpoint IMDN_x3.pth   # a set for train.py
 python demo.py --checkpoint runs/IMDN_dw_nf40_m6_x3/best.safetensors --publish --benchmark B100
 """
 
@@ -27,7 +28,7 @@ import torch.nn as nn
 from natsort import natsorted
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError
+from dataset import BenchmarkSet, DataError, Pair, find_pairs, open_array
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
@@ -80,6 +81,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scoring.add_argument("--data-note", help="with --publish: what the training data was, in words")
     upscaling = parser.add_argument_group("upscaling")
     upscaling.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
+    upscaling.add_argument(
+        "--teach",
+        type=Path,
+        metavar="DIR",
+        help="decoded set to copy to --output, each training image averaged with what the network makes of its LR",
+    )
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
     upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
@@ -110,34 +117,37 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     """Refuses flags that contradict one another or do nothing together."""
     if args.compare:
-        if args.output or not (args.input or args.hr):
-            parser.error("--compare needs --input or --hr, and no --output")
+        if args.output or args.teach or not (args.input or args.hr):
+            parser.error("--compare needs --input or --hr, and no --output or --teach")
     elif args.hr or args.crop:
         parser.error("--hr and --crop belong to --compare")
-    elif (args.input is None) != (args.output is None):
-        parser.error("--input and --output go together")
-    scores_or_upscales = args.checkpoint or args.csv or args.set5 or args.benchmark or args.publish
-    if args.cost_only and (scores_or_upscales or args.input or args.compare):
+    elif args.input and args.teach:
+        parser.error("--input and --teach: give one")
+    elif (args.output is None) == bool(args.input or args.teach):
+        parser.error("--input and --output go together, or --teach and --output")
+    upscales = args.input or args.teach or args.compare
+    scores = args.checkpoint or args.csv or args.set5 or args.benchmark or args.publish
+    if args.cost_only and (scores or upscales):
         parser.error("--cost-only takes --model, --nf, --modules, --scale and --json alone")
-    for flag in ("checkpoint", "model", "input", "compare", "csv", "publish"):
+    for flag in ("checkpoint", "model", "input", "teach", "compare", "csv", "publish"):
         if args.all and getattr(args, flag):
             parser.error(f"--{flag} does not go with --all, which scores what is in checkpoint/")
     if args.training and (args.plot or args.curves or args.json):
         parser.error("--training prints metadata: no --plot, --curves or --json with it")
     if args.backend == "onnxruntime" and not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
         parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
-    if args.web and (args.all or args.publish or args.input or args.compare or args.export):
+    if args.web and (args.all or args.publish or upscales or args.export):
         parser.error("--web takes --checkpoint, --port and how to upscale, nothing else")
-    if args.export and (args.backend != "torch" or args.all or args.publish or args.input or args.compare):
+    if args.export and (args.backend != "torch" or args.all or args.publish or upscales):
         parser.error("--export takes the network alone: --checkpoint, and --model and its sizes")
     for flag in ("plot", "curves", "training"):
         if getattr(args, flag) and not args.all:
             parser.error(f"--{flag} goes with --all")
-    if args.publish and (not args.checkpoint or args.model or args.input or args.compare):
+    if args.publish and (not args.checkpoint or args.model or upscales):
         parser.error("--publish needs --checkpoint, a .safetensors file of train.py's, and no other network")
     if args.ensemble and (args.publish or args.export or args.cost_only or args.training):
         parser.error("--ensemble goes with scoring and upscaling")
-    if not (args.input or args.compare or args.web) and (args.tile or args.batch or args.precision != "float32"):
+    if not (upscales or args.web) and (args.tile or args.batch or args.precision != "float32"):
         parser.error("--tile, --batch and --precision are for upscaling; scoring has tiles of its own, in float32")
     for flag in ("tile", "batch"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
@@ -437,6 +447,44 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
+    """Copies the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
+
+    Much of a photo cannot be told from its LR, and is noise to what learns from it; of the mean, half as much.
+    Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was.
+
+    Raises:
+        DataError: no pairs of this scale, or an array that cannot be used.
+    """
+    if args.output.resolve() == args.teach.resolve():
+        raise DataError(f"--output {args.output} is --teach itself; write somewhere else")
+    pairs = [(pair, split) for split in ("training", "validation") for pair in find_pairs(args.teach, split, scale)]
+    if not pairs:
+        raise DataError(f"--teach {args.teach} holds no images; it takes a set that png2npy.py decoded")
+    kept = 0
+    for pair, split in tqdm(pairs, unit="image"):
+        lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
+        if hr.exists() and not args.overwrite:
+            kept += 1
+            continue
+        target = softened(model, pair, scale, args) if split == "training" else open_array(pair.hr)
+        for path, array in ((lr, open_array(pair.lr)), (hr, target)):  # HR last: where it is, the pair is done
+            with atomic_path(path) as temporary:
+                np.save(temporary, array)
+    print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
+
+
+def softened(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:
+    """(H, W, 3) uint8: the mean of a pair's HR and the network's SR."""
+    lr, hr = open_array(pair.lr), open_array(pair.hr)
+    sr = super_resolve(model, lr, scale, args.tile, args.batch, DTYPES[args.precision])
+    if sr.shape != hr.shape:
+        raise DataError(
+            f"{pair.hr} is {hr.shape[1]}×{hr.shape[0]}, not {scale} times {pair.lr}: {sr.shape[1]}×{sr.shape[0]}"
+        )
+    return np.rint((hr.astype(np.float32) + sr) / 2).astype(np.uint8)
+
+
 def read_colours(path: Path) -> np.ndarray:
     """Any photo that --input takes as (H, W, 3) uint8: alpha left out, 16 bits rounded."""
     try:
@@ -505,6 +553,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.compare:
         model, metadata = open_network(args)
         compare(model, metadata["hyperparameters"]["scale"], args)
+    elif args.teach:
+        model, metadata = open_network(args)
+        teach(model, metadata["hyperparameters"]["scale"], args)
     elif args.input:
         model, metadata = open_network(args)
         return upscale(model, metadata["hyperparameters"]["scale"], args)
@@ -524,6 +575,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; what was written is whole", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from conftest import SHARED, needs_shared, smooth_image
 from test_models import COSTS
 
 import demo
-from dataset import SET5
+from dataset import SET5, find_pairs
 from models import build_model
 from utils.bicubic import imresize
 from utils.checkpoint import load_model, save_weights
@@ -22,7 +22,7 @@ from utils.ensemble import SelfEnsemble
 from utils.export import OnnxNetwork
 from utils.images import read_rgb, write_rgb
 from utils.photo import Photo, read_photo, write_photo
-from utils.tiling import receptive_margin
+from utils.tiling import receptive_margin, super_resolve
 
 SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
 RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
@@ -245,6 +245,9 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--backend", "onnxruntime"], "needs --checkpoint"),
         (["--export", "a.onnx", "--all"], "takes the network alone"),
         (["--input", "a.png"], "go together"),
+        (["--teach", "a"], "go together"),
+        (["--teach", "a", "--input", "b.png"], "--input and --teach: give one"),
+        (["--all", "--teach", "a", "--output", "b"], "--teach does not go with --all"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
         (["--curves", "a.png"], "--curves goes with --all"),
@@ -416,6 +419,45 @@ def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
     assert Path("out.png").read_text() == "mine" and "--overwrite" in capsys.readouterr().err
     assert run(*flags, "--overwrite") == 0
     assert read_rgb(Path("out.png")).shape == (24, 27, 3)
+
+
+def test_teaching_averages_training_images_with_the_network_s(published, decoded, capsys):
+    flags = ["--teach", decoded, "--output", "taught"]
+    assert run(*flags) == 0
+    assert "5 written, 0 done before" in capsys.readouterr().out
+    network = load_model(demo.DEFAULT_CHECKPOINT)[0]
+    before, after = (
+        [*find_pairs(root, "training", 3), *find_pairs(root, "validation", 3)] for root in (decoded, Path("taught"))
+    )
+    assert [pair.name for pair in after] == ["0001", "0002", "0010", "0801", "0802"]
+    for number, (pair, taught) in enumerate(zip(before, after, strict=True)):
+        lr, hr = np.load(pair.lr), np.load(pair.hr)
+        np.testing.assert_array_equal(np.load(taught.lr), lr)
+        if number < 3:
+            mean = (hr.astype(float) + super_resolve(network, lr, 3)) / 2
+            assert (np.load(taught.hr) != hr).any()
+            assert np.abs(np.load(taught.hr) - mean).max() <= 0.5
+        else:
+            np.testing.assert_array_equal(np.load(taught.hr), hr)
+    (done,) = Path("taught").rglob("0001.npy")
+    np.save(done, np.zeros((48, 60, 3), np.uint8))
+    assert run(*flags) == 0
+    assert "0 written, 5 done before" in capsys.readouterr().out and not np.load(done).any()
+    assert run(*flags, "--overwrite") == 0
+    assert np.load(done).any()
+
+
+def test_what_cannot_be_taught_is_named(published, decoded, capsys):
+    for flags, says in (
+        (["--teach", "nowhere", "--output", "taught"], "nowhere holds no images"),
+        (["--teach", decoded, "--output", decoded], "is --teach itself"),
+    ):
+        assert run(*flags) == 1
+        assert says in capsys.readouterr().err
+    np.save(decoded / "DIV2K_train_HR/0002.npy", smooth_image(45, 60))
+    assert run("--teach", decoded, "--output", "taught") == 1
+    assert "0002.npy is 60×45, not 3 times" in capsys.readouterr().err
+    assert [file.stem for file in Path("taught").rglob("*_HR/*.npy")] == ["0001"]
 
 
 def test_grey_alpha_and_16_bits_survive_upscaling(published):
