@@ -135,6 +135,17 @@ def describe(pair: Pair) -> str:
     return " and ".join(str(source) for source in (pair.hr, pair.lr) if isinstance(source, Path)) or "in memory"
 
 
+def check_sizes(pair: Pair, lr: Sequence[int], hr: Sequence[int], scale: int, split: str) -> None:
+    """Raises DataError where HR of shape `hr` is not `scale` times LR of shape `lr`, or is empty."""
+    if tuple(hr[:2]) != (lr[0] * scale, lr[1] * scale):
+        raise DataError(
+            f"{split} pair {pair.name}: HR is {hr[1]}×{hr[0]}, not {scale} times LR's {lr[1]}×{lr[0]}"
+            f" ({describe(pair)})"
+        )
+    if not min(hr[:2]):
+        raise DataError(f"{split} pair {pair.name} is empty ({describe(pair)})")
+
+
 class MappedArrays:
     """.npy files by number, memory-mapped. Those unused for longest are closed: memory and open files stay bounded."""
 
@@ -209,23 +220,16 @@ class PairedPatches:
         self.lr = MappedArrays([pair.lr for pair in self.pairs])
         self.hr = MappedArrays([pair.hr for pair in self.pairs])
         for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
-            self._check(pair, lr, hr)
+            check_sizes(pair, lr, hr, scale, split)
+            if min(hr[:2]) < patch_size:
+                raise DataError(
+                    f"{split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {patch_size} pixel patch"
+                    f" ({describe(pair)}); use a smaller patch or remove it"
+                )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
-
-    def _check(self, pair: Pair, lr: np.ndarray, hr: np.ndarray) -> None:
-        if tuple(hr[:2]) != (lr[0] * self.scale, lr[1] * self.scale):
-            raise DataError(
-                f"{self.split} pair {pair.name}: HR is {hr[1]}×{hr[0]}, not {self.scale} times LR's {lr[1]}×{lr[0]}"
-                f" ({describe(pair)})"
-            )
-        if min(hr[:2]) < self.patch_size:
-            raise DataError(
-                f"{self.split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {self.patch_size} pixel patch"
-                f" ({describe(pair)}); use a smaller patch or remove it"
-            )
 
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""

@@ -1,4 +1,4 @@
-"""Score a network on Set5, count its cost, or upscale images with it.
+"""Score a network on Set5, count its cost, upscale images with it, or have it teach another.
 
 python demo.py                                              # published weights, the report's score sheet
 python demo.py --all                                        # everything in checkpoint/, one table
@@ -14,6 +14,7 @@ python demo.py --checkpoint runs/IMDN_dw_nf40_m6_x3/best.safetensors --publish -
 import argparse
 import csv
 import glob
+import hashlib
 import json
 import math
 import sys
@@ -28,7 +29,7 @@ import torch.nn as nn
 from natsort import natsorted
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError, Pair, find_pairs, open_array
+from dataset import BenchmarkSet, DataError, Pair, check_sizes, find_pairs, open_array
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
@@ -85,7 +86,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--teach",
         type=Path,
         metavar="DIR",
-        help="decoded set to copy to --output, each training image averaged with what the network makes of its LR",
+        help="decoded set to write to --output, each training image averaged with what the network makes of its LR",
     )
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
@@ -125,6 +126,10 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--input and --teach: give one")
     elif (args.output is None) == bool(args.input or args.teach):
         parser.error("--input and --output go together, or --teach and --output")
+    if args.teach and not (args.checkpoint or args.model):
+        parser.error("--teach needs --checkpoint or --model: the network that teaches")
+    if args.overwrite and not args.input:
+        parser.error("--overwrite goes with --input")
     upscales = args.input or args.teach or args.compare
     scores = args.checkpoint or args.csv or args.set5 or args.benchmark or args.publish
     if args.cost_only and (scores or upscales):
@@ -149,6 +154,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--ensemble goes with scoring and upscaling")
     if not (upscales or args.web) and (args.tile or args.batch or args.precision != "float32"):
         parser.error("--tile, --batch and --precision are for upscaling; scoring has tiles of its own, in float32")
+    if upscales and (args.csv or args.json or args.set5 or args.benchmark or args.protocol != "course"):
+        parser.error("--csv, --json, --set5, --benchmark and --protocol are for scoring")
     for flag in ("tile", "batch"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
@@ -447,44 +454,6 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
-    """Copies the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
-
-    Much of a photo cannot be told from its LR, and is noise to what learns from it; of the mean, half as much.
-    Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was.
-
-    Raises:
-        DataError: no pairs of this scale, or an array that cannot be used.
-    """
-    if args.output.resolve() == args.teach.resolve():
-        raise DataError(f"--output {args.output} is --teach itself; write somewhere else")
-    pairs = [(pair, split) for split in ("training", "validation") for pair in find_pairs(args.teach, split, scale)]
-    if not pairs:
-        raise DataError(f"--teach {args.teach} holds no images; it takes a set that png2npy.py decoded")
-    kept = 0
-    for pair, split in tqdm(pairs, unit="image"):
-        lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
-        if hr.exists() and not args.overwrite:
-            kept += 1
-            continue
-        target = softened(model, pair, scale, args) if split == "training" else open_array(pair.hr)
-        for path, array in ((lr, open_array(pair.lr)), (hr, target)):  # HR last: where it is, the pair is done
-            with atomic_path(path) as temporary:
-                np.save(temporary, array)
-    print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
-
-
-def softened(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:
-    """(H, W, 3) uint8: the mean of a pair's HR and the network's SR."""
-    lr, hr = open_array(pair.lr), open_array(pair.hr)
-    sr = super_resolve(model, lr, scale, args.tile, args.batch, DTYPES[args.precision])
-    if sr.shape != hr.shape:
-        raise DataError(
-            f"{pair.hr} is {hr.shape[1]}×{hr.shape[0]}, not {scale} times {pair.lr}: {sr.shape[1]}×{sr.shape[0]}"
-        )
-    return np.rint((hr.astype(np.float32) + sr) / 2).astype(np.uint8)
-
-
 def read_colours(path: Path) -> np.ndarray:
     """Any photo that --input takes as (H, W, 3) uint8: alpha left out, 16 bits rounded."""
     try:
@@ -521,6 +490,80 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     draw_comparison(args.compare, panels, crop, shape)
     scores = ", ".join(f"{title} {psnr_db:.3f} dB" for title, _, psnr_db in panels if psnr_db is not None)
     print(f"{args.compare}: {scores or 'LR, bicubic and ours'}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Teaching
+
+
+def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
+    """Writes the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
+
+    What a photo holds beyond what its LR tells is noise to a network that learns from it; the mean holds half of it.
+    Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was.
+
+    Raises:
+        DataError: no pairs of this scale, one that cannot be used, or an --output that is not this teacher's.
+    """
+    pairs = open_untaught(scale, args)
+    claim_output(scale, args)
+    kept = 0
+    try:
+        for pair, split in tqdm(pairs, unit="image"):
+            lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
+            if hr.exists():
+                kept += 1
+                continue
+            write_array(lr, open_array(pair.lr))
+            write_array(hr, soften(model, pair, scale, args) if split == "training" else open_array(pair.hr))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")
+    print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
+
+
+def open_untaught(scale: int, args: argparse.Namespace) -> list[tuple[Pair, str]]:
+    """The pairs of --teach with their splits, training first, sizes checked."""
+    if not args.teach.is_dir():
+        raise DataError(f"--teach {args.teach} is not a folder")
+    pairs = [(pair, split) for split in ("training", "validation") for pair in find_pairs(args.teach, split, scale)]
+    if not any(split == "training" for _, split in pairs):
+        raise DataError(f"--teach {args.teach} holds no training images; it takes a set that png2npy.py decoded")
+    for pair, split in pairs:
+        check_sizes(pair, open_array(pair.lr).shape, open_array(pair.hr).shape, scale, split)
+    return pairs
+
+
+def claim_output(scale: int, args: argparse.Namespace) -> None:
+    """Writes down in --output which network teaches; images that another one taught are not mixed with its own."""
+    if args.output.is_file():
+        raise DataError(f"--output {args.output} is a file; it must be a folder")
+    teacher = args.checkpoint or published_file(args)
+    record = {"teacher": teacher.name, "sha256": hashlib.sha256(teacher.read_bytes()).hexdigest()}
+    record = to_json(record | {"scale": scale, "ensemble": args.ensemble})
+    path = args.output / "teacher.json"
+    written = path.read_text() if path.exists() else None
+    if written != record and next(args.output.rglob("*.npy"), None):
+        raise DataError(f"--output {args.output} holds images that {teacher.name} did not teach; give another folder")
+    with atomic_path(path) as temporary:
+        temporary.write_text(record)
+
+
+def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:
+    """(H, W, 3) uint8: the mean of a pair's HR and the network's SR."""
+    sr = super_resolve(model, open_array(pair.lr), scale, args.tile, args.batch, DTYPES[args.precision])
+    return np.rint((open_array(pair.hr).astype(np.float32) + sr) / 2).astype(np.uint8)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            np.save(temporary, array)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}); the same command goes on where it was") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Elsewhere
 
 
 def open_page(args: argparse.Namespace):
@@ -576,7 +619,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what was written is whole", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 130
 
 

@@ -247,7 +247,10 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--input", "a.png"], "go together"),
         (["--teach", "a"], "go together"),
         (["--teach", "a", "--input", "b.png"], "--input and --teach: give one"),
-        (["--all", "--teach", "a", "--output", "b"], "--teach does not go with --all"),
+        (["--all", "--teach", "a", "--output", "b"], "--teach needs --checkpoint or --model"),
+        (["--teach", "a", "--compare", "b.png", "--input", "c"], "no --output or --teach"),
+        (["--teach", "a", "--output", "b", "--model", "IMDN", "--web"], "--web takes"),
+        (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "are for scoring"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
         (["--curves", "a.png"], "--curves goes with --all"),
@@ -257,6 +260,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--data-note", "a"], "goes with --publish"),
         (["--compare", "a.png"], "needs --input or --hr"),
         (["--hr", "a.png"], "belong to --compare"),
+        (["--overwrite"], "--overwrite goes with --input"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--export", "a.onnx", "--ensemble"], "--ensemble goes with scoring and upscaling"),
         (["--all", "--tile", "9"], "are for upscaling"),
@@ -422,7 +426,7 @@ def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
 
 
 def test_teaching_averages_training_images_with_the_network_s(published, decoded, capsys):
-    flags = ["--teach", decoded, "--output", "taught"]
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
     assert run(*flags) == 0
     assert "5 written, 0 done before" in capsys.readouterr().out
     network = load_model(demo.DEFAULT_CHECKPOINT)[0]
@@ -439,25 +443,58 @@ def test_teaching_averages_training_images_with_the_network_s(published, decoded
             assert np.abs(np.load(taught.hr) - mean).max() <= 0.5
         else:
             np.testing.assert_array_equal(np.load(taught.hr), hr)
-    (done,) = Path("taught").rglob("0001.npy")
-    np.save(done, np.zeros((48, 60, 3), np.uint8))
     assert run(*flags) == 0
-    assert "0 written, 5 done before" in capsys.readouterr().out and not np.load(done).any()
-    assert run(*flags, "--overwrite") == 0
-    assert np.load(done).any()
+    assert "0 written, 5 done before" in capsys.readouterr().out
+
+
+def test_a_stopped_teacher_goes_on_where_it_was(published, decoded, monkeypatch, capsys):
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
+    calls = iter([super_resolve])  # the second image is stopped
+    monkeypatch.setattr(demo, "super_resolve", lambda *args: next(calls, stop)(*args))
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags)
+    assert stopped.value.code == "stopped; the same command goes on where it was"
+    assert sorted(file.name for file in Path("taught").rglob("*_HR/*")) == ["0001.npy"]
+    monkeypatch.undo()
+    monkeypatch.chdir(published.parent / "work")
+    assert run(*flags[:4], "--checkpoint", published / "tiny.safetensors") == 0
+    assert "4 written, 1 done before" in capsys.readouterr().out
+
+
+def stop(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, capsys):
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
+    assert run(*flags) == 0
+    (done,) = Path("taught").rglob("0001.npy")
+    before = np.load(done)
+    assert run(*flags, "--ensemble") == 1
+    assert "taught holds images that tiny.safetensors did not teach" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(done), before)
+    assert run(*flags[:3], decoded, *flags[4:]) == 1
+    assert "DIV2K_decoded holds images that" in capsys.readouterr().err
+    assert run(*flags[:3], "another", *flags[4:], "--ensemble") == 0
+    (other,) = Path("another").rglob("0001.npy")
+    assert (np.load(other) != before).any()
 
 
 def test_what_cannot_be_taught_is_named(published, decoded, capsys):
-    for flags, says in (
-        (["--teach", "nowhere", "--output", "taught"], "nowhere holds no images"),
-        (["--teach", decoded, "--output", decoded], "is --teach itself"),
+    Path("file").touch()
+    shutil.copytree(decoded / "DIV2K_valid_HR", "valid/DIV2K_valid_HR")
+    shutil.copytree(decoded / "DIV2K_valid_LR_bicubic", "valid/DIV2K_valid_LR_bicubic")
+    for folder, output, says in (
+        ("nowhere", "taught", "--teach nowhere is not a folder"),
+        ("valid", "taught", "valid holds no training images"),
+        (decoded, "file", "--output file is a file"),
     ):
-        assert run(*flags) == 1
+        assert run("--teach", folder, "--output", output, "--model", "IMDN_RTC") == 1
         assert says in capsys.readouterr().err
-    np.save(decoded / "DIV2K_train_HR/0002.npy", smooth_image(45, 60))
-    assert run("--teach", decoded, "--output", "taught") == 1
-    assert "0002.npy is 60×45, not 3 times" in capsys.readouterr().err
-    assert [file.stem for file in Path("taught").rglob("*_HR/*.npy")] == ["0001"]
+    np.save(decoded / "DIV2K_valid_HR/0802.npy", smooth_image(33, 36))
+    assert run("--teach", decoded, "--output", "taught", "--model", "IMDN_RTC") == 1
+    assert "validation pair 0802: HR is 36×33, not 3 times" in capsys.readouterr().err
+    assert not Path("taught").exists()
 
 
 def test_grey_alpha_and_16_bits_survive_upscaling(published):

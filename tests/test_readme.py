@@ -62,6 +62,11 @@ def workplace(tmp_path, monkeypatch) -> Path:
         ("DIV2K_shrunk", "DIV2K_train"),
         ("Flickr2K_decoded", "Flickr2K"),
         ("Flickr2K_shrunk", "Flickr2K"),
+        ("DIV2K_taught", "DIV2K_train"),
+        ("DIV2K_taught", "DIV2K_valid"),
+        ("DIV2K_shrunk_taught", "DIV2K_train"),
+        ("Flickr2K_taught", "Flickr2K"),
+        ("Flickr2K_shrunk_taught", "Flickr2K"),
     ):
         write_decoded(Path(folder), split, ["1"], (24, 27))
     for name in (*(f"Set5/original/{name}.png" for name in SET5), "B100/a.png", "photo.png", "photos/a.png"):
@@ -108,7 +113,10 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
             assert demo.main(["--export", "model.onnx", "--device", "cpu"]) == 0
         monkeypatch.setattr(demo, "serve", lambda page, port: page.close())
         flags = [re.sub(r"\$\(.*\)", data_dir, flag) for flag in flags]
+        if "--teach" in flags:
+            shutil.rmtree(flags[flags.index("--output") + 1])
         assert demo.main([*flags, "--device", "cpu"]) == 0
+        assert "--teach" not in flags or [*Path(flags[flags.index("--output") + 1]).rglob("*_HR/1.npy")]
     elif "--resume" in flags:
         train.main(["--model", "IMDN_dw", "--nf", "40", "--modules", "6", "--save-dir", "first", *SMALL])
         shutil.copy("first/last.pth", f"{TRAINED}/last.pth")
