@@ -25,6 +25,7 @@ from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
+TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 

@@ -29,7 +29,7 @@ import torch.nn as nn
 from natsort import natsorted
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError, Pair, check_sizes, find_pairs, open_array
+from dataset import TEACHER, BenchmarkSet, DataError, Pair, check_sizes, find_pairs, open_array
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
@@ -538,14 +538,14 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     if args.output.is_file():
         raise DataError(f"--output {args.output} is a file; it must be a folder")
     teacher = args.checkpoint or published_file(args)
-    record = {"teacher": teacher.name, "sha256": hashlib.sha256(teacher.read_bytes()).hexdigest()}
-    record = to_json(record | {"scale": scale, "ensemble": args.ensemble})
-    path = args.output / "teacher.json"
-    written = path.read_text() if path.exists() else None
+    record = f"{teacher.name}, sha256 {hashlib.sha256(teacher.read_bytes()).hexdigest()}, ×{scale}"
+    record += ", ×8 self-ensemble" if args.ensemble else ""
+    path = args.output / TEACHER
+    written = path.read_text(encoding="utf-8") if path.exists() else None
     if written != record and next(args.output.rglob("*.npy"), None):
         raise DataError(f"--output {args.output} holds images that {teacher.name} did not teach; give another folder")
     with atomic_path(path) as temporary:
-        temporary.write_text(record)
+        temporary.write_text(record, encoding="utf-8")
 
 
 def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:

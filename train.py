@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dataset import BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
+from dataset import TEACHER, BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
 from models import MODELS, build_model, chain, complete_hyperparameters
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
@@ -642,7 +642,14 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "hyperparameters": run.hyperparameters,
         "commands": run.commands,
         "seed": args.seed,
-        "data": {"sets": args.data, "repeat": args.repeat[: len(args.data)], "images": images},
+        "data": {
+            "sets": args.data,
+            "repeat": args.repeat[: len(args.data)],
+            "images": images,
+            "teachers": {
+                root: file.read_text(encoding="utf-8") for root in args.data if (file := Path(root, TEACHER)).exists()
+            },
+        },
         "iterations": run.base["iterations"] + last["iteration"],
         "started_from": run.base.get("started_from"),
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},

@@ -13,7 +13,7 @@ from conftest import SHARED, needs_shared, smooth_image
 from test_models import COSTS
 
 import demo
-from dataset import SET5, find_pairs
+from dataset import SET5, TEACHER, find_pairs
 from models import build_model
 from utils.bicubic import imresize
 from utils.checkpoint import load_model, save_weights
@@ -429,6 +429,7 @@ def test_teaching_averages_training_images_with_the_network_s(published, decoded
     flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
     assert run(*flags) == 0
     assert "5 written, 0 done before" in capsys.readouterr().out
+    assert (Path("taught") / TEACHER).read_text(encoding="utf-8").startswith("tiny.safetensors, sha256 ")
     network = load_model(demo.DEFAULT_CHECKPOINT)[0]
     before, after = (
         [*find_pairs(root, "training", 3), *find_pairs(root, "validation", 3)] for root in (decoded, Path("taught"))

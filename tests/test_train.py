@@ -14,7 +14,7 @@ import torch
 from conftest import smooth_image
 
 import train
-from dataset import PairedPatches, find_pairs
+from dataset import TEACHER, PairedPatches, find_pairs
 from models import build_model
 from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
@@ -104,6 +104,7 @@ def test_killed_and_resumed(decoded, tmp_path):
 
 
 def test_a_run_leaves_what_the_docstring_says(decoded, tmp_path, capsys):
+    (decoded / TEACHER).write_text("a larger network")
     entry = run(decoded, tmp_path, "--epochs", "2", "--schedule", "cosine")
     assert {f.name for f in tmp_path.iterdir() if f.is_file()} == {
         "last.pth", "best.pth", "best.safetensors", "log.jsonl", "lrs.png", "losses.png", "psnr.png",
@@ -115,6 +116,7 @@ def test_a_run_leaves_what_the_docstring_says(decoded, tmp_path, capsys):
     model, metadata = load_model(tmp_path / "best.safetensors")
     assert metadata["model"] == "IMDN_dw" and metadata["hyperparameters"] == {"nf": 8, "num_modules": 1, "scale": 3}
     assert metadata["iterations"] in (3, 6) and metadata["metrics"]["valid_psnr_db"] > 0
+    assert metadata["data"]["teachers"] == {str(decoded): "a larger network"}
     resumed, _ = load_model(tmp_path / "best.pth")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters()))
 
