@@ -69,7 +69,7 @@ def test_pictures_open(tmp_path):
 def test_labels_of_close_points_stay_apart():
     figure, axes = plt.subplots()
     heights = {"C": 32.0, "A": 31.0, "B": 31.01}
-    label_networks(axes, [(10, y, (name, 40, 6)) for name, y in heights.items()], "left", "red")
+    label_networks(axes, [(10, y, (name, 40, 6)) for name, y in heights.items()], "red", column=12.0)
     placed = {text.get_text(): text.xyann[1] for text in axes.texts}
     plt.close(figure)
     assert placed == {"A 40/6": 31.0, "B 40/6": 31.0 + LABEL_HEIGHT_DB, "C 40/6": 32.0}

@@ -70,13 +70,13 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     edge = 1.3 * BUDGET_GFLOPS
     reports = [(cost, psnr_db, key) for key, (cost, _, psnr_db) in REPORT.items()]
     ours = [(result["flops_g"], result["average_psnr_db"], network_key(result)) for result in results]
-    for points, label, marker, color, align in (
-        (reports, "report", "x", "0.45", "left"),
-        (ours, "this repository", "o", "tab:red", "right"),
+    for points, label, marker, color, column in (
+        (reports, "report", "x", "0.45", None),
+        (ours, "this repository", "o", "tab:red", 1.03 * BUDGET_GFLOPS),
     ):
         near = [point for point in points if point[0] <= edge]
         axes.scatter([x for x, _, _ in near], [y for _, y, _ in near], marker=marker, color=color, label=label)
-        label_networks(axes, near, align, color)
+        label_networks(axes, near, color, column)
         for cost, psnr_db, (model, nf, modules) in (point for point in points if point[0] > edge):
             axes.scatter(edge, psnr_db, marker=">", color=color, clip_on=False)
             text = f"{model} {nf}/{modules}, {cost:.1f} G"
@@ -94,23 +94,27 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
 
 
 def label_networks(
-    axes: plt.Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], align: str, color: str
+    axes: plt.Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], color: str, column: float | None
 ) -> None:
-    """Writes each network's name beside its point, moved up where it would touch the one below.
+    """Writes each network's name left of its point, or all in a column, moved up where it would touch the one below.
 
     Args:
         points: (x, y, (model, nf, modules)).
-        align: the edge of the text that is at the point: `left` or `right`.
+        column: x where the names begin, of points in its right half.
     """
     below = float("-inf")
     for x, y, (model, nf, modules) in sorted(points, key=lambda point: point[1]):
         below = max(y, below + LABEL_HEIGHT_DB)
+        if column and x > column / 2:
+            at, unit = column, "data"
+        else:  # at the point: from afar its line would cross what is between
+            at, unit = 8 if column else -8, "offset points"
         axes.annotate(
             f"{model} {nf}/{modules}",
             (x, y),
-            xytext=(8 if align == "left" else -8, below),
-            textcoords=("offset points", "data"),
-            ha=align,
+            xytext=(at, below),
+            textcoords=(unit, "data"),
+            ha="right" if column is None else "left",
             va="center",
             fontsize=7,
             color=color,
