@@ -82,11 +82,13 @@ def test_tiled_equals_whole_where_no_layer_looks_at_all_of_it(size, tile, batch,
     whole = super_resolve(model, image, 3, tile=1000)
     tiled = super_resolve(model, image, 3, tile=tile, batch=batch)
     assert tiled.shape == (3 * size[0], 3 * size[1], 3) and tiled.dtype == dtype
-    assert np.abs(whole.astype(int) - tiled).max() <= (1 if dtype == np.uint8 else 2)
+    limit = 1 if dtype == np.uint8 else 2  # the order of sums differs with memory's, and from processor to processor
+    assert np.abs(whole.astype(int) - tiled).max() <= limit
     with torch.inference_mode():
         lr = torch.from_numpy(image.astype(np.int32)).permute(2, 0, 1)[None] / np.iinfo(dtype).max
         expected = (model(lr)[0].clamp(0, 1) * np.iinfo(dtype).max).round().permute(1, 2, 0).numpy()
-    assert np.abs(whole - expected).max() <= (0 if dtype == np.uint8 else 2)
+    assert np.abs(whole - expected).max() <= limit
+    assert dtype != np.uint8 or (whole != expected).mean() < 0.01
 
 
 def test_a_network_without_attention_is_the_same_in_tiles():
