@@ -50,8 +50,10 @@ def open_array(source: Path | np.ndarray) -> np.ndarray:
         array = np.load(source, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{source} is not a readable .npy file ({error}); run png2npy.py again") from error
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise DataError(f"{source} holds {array.dtype} {array.shape}, not uint8 (H, W, 3); run png2npy.py again")
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.flags.c_contiguous:
+        raise DataError(
+            f"{source} holds {array.dtype} {array.shape}, not uint8 (H, W, 3) in C order; run png2npy.py again"
+        )
     return array
 
 
@@ -64,15 +66,17 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     Returns:
         Pairs in natural order of their names; empty where the root has no such split.
     Raises:
-        DataError: an image without its partner, named.
+        DataError: an image without its partner, named; or several sets in one root.
     """
-    endings = {"training": ("_train_HR", "_HR"), "validation": ("_valid_HR",)}[split]
-    folders = [f for f in natsorted(root.glob("*_HR"), key=str) if f.is_dir()]
-    if split == "training":
-        folders = [f for f in folders if not f.name.endswith("_valid_HR")]
-    hr_folder = next((f for ending in endings for f in folders if f.name.endswith(ending)), None)
-    if hr_folder is None:
+    others = {"training": ("_valid_HR", "_test_HR"), "validation": ()}[split]
+    ending = {"training": "_HR", "validation": "_valid_HR"}[split]
+    folders = [f for f in natsorted(root.glob(f"*{ending}"), key=str) if f.is_dir() and not f.name.endswith(others)]
+    if not folders:
         return []
+    if len(folders) > 1:
+        names = ", ".join(f.name for f in folders)
+        raise DataError(f"{root} holds several {split} sets ({names}); decode each into a folder of its own")
+    (hr_folder,) = folders
     lr_folder = root / f"{hr_folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
     hr_files = {f.stem: f for f in hr_folder.glob("*.npy")}
     lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in lr_folder.glob("*.npy")}

@@ -38,7 +38,7 @@ from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
-from utils.files import atomic_path
+from utils.files import atomic_path, files_below
 from utils.flags import FlagParser
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -52,6 +52,23 @@ PUBLISHED = Path(__file__).parent / "checkpoint"
 DEFAULT_CHECKPOINT = PUBLISHED / "IMDN_nf20_m6_x3.safetensors"
 DEFAULT_SET5 = Path("Set5")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# The flag that says what demo.py does -> those that go with it; where none is given it scores one network.
+SIZES = {"model", "nf", "modules", "scale"}
+RUNS = SIZES | {"checkpoint", "backend", "ensemble"}
+TILES = {"tile", "batch", "precision"}  # scoring has tiles of its own, in float32
+MODES = {
+    "cost_only": SIZES | {"json"},
+    "training": {"all"},
+    "all": {"ensemble", "protocol", "set5", "benchmark", "json", "plot", "curves"},
+    "publish": {"checkpoint", "set5", "benchmark", "data_note"},
+    "export": SIZES | {"checkpoint"},
+    "web": RUNS - {"backend"} | TILES | {"port"},
+    "teach": RUNS | TILES | {"output"},
+    "compare": RUNS | TILES | {"input", "hr", "crop"},
+    "input": RUNS | TILES | {"output", "overwrite"},
+    "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -105,8 +122,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
-    if args.cost_only and not args.model:
-        parser.error("--cost-only needs --model")
     check_flags(parser, args)
     try:
         torch.empty(0, device=args.device)
@@ -115,53 +130,47 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def mode_and_flags(parser: FlagParser, args: argparse.Namespace) -> tuple[str, set[str]]:
+    """The first flag of MODES that is given, or `scoring`; and the other flags that are."""
+    given = {flag for flag, value in vars(args).items() if value != parser.get_default(flag)} - {"device"}
+    mode = next((mode for mode in MODES if mode in given), "scoring")
+    return mode, given - {mode}
+
+
 def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     """Refuses flags that contradict one another or do nothing together."""
-    if args.compare:
-        if args.output or args.teach or not (args.input or args.hr):
-            parser.error("--compare needs --input or --hr, and no --output or --teach")
-    elif args.hr or args.crop:
-        parser.error("--hr and --crop belong to --compare")
-    elif args.input and args.teach:
-        parser.error("--input and --teach: give one")
-    elif (args.output is None) == bool(args.input or args.teach):
-        parser.error("--input and --output go together, or --teach and --output")
-    if args.teach and not (args.checkpoint or args.model):
-        parser.error("--teach needs --checkpoint or --model: the network that teaches")
-    if args.overwrite and not args.input:
-        parser.error("--overwrite goes with --input")
-    upscales = args.input or args.teach or args.compare
-    scores = args.checkpoint or args.csv or args.set5 or args.benchmark or args.publish
-    if args.cost_only and (scores or upscales):
-        parser.error("--cost-only takes --model, --nf, --modules, --scale and --json alone")
-    for flag in ("checkpoint", "model", "input", "teach", "compare", "csv", "publish"):
-        if args.all and getattr(args, flag):
-            parser.error(f"--{flag} does not go with --all, which scores what is in checkpoint/")
-    if args.training and (args.plot or args.curves or args.json):
-        parser.error("--training prints metadata: no --plot, --curves or --json with it")
-    if args.backend == "onnxruntime" and not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
-        parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
-    if args.web and (args.all or args.publish or upscales or args.export):
-        parser.error("--web takes --checkpoint, --port and how to upscale, nothing else")
-    if args.export and (args.backend != "torch" or args.all or args.publish or upscales):
-        parser.error("--export takes the network alone: --checkpoint, and --model and its sizes")
+
+    def spelt(*flags: str) -> str:
+        return ", ".join(f"--{flag.replace('_', '-')}" for flag in flags)
+
+    mode, given = mode_and_flags(parser, args)
     for flag in ("plot", "curves", "training"):
         if getattr(args, flag) and not args.all:
             parser.error(f"--{flag} goes with --all")
-    if args.publish and (not args.checkpoint or args.model or upscales):
-        parser.error("--publish needs --checkpoint, a .safetensors file of train.py's, and no other network")
-    if args.ensemble and (args.publish or args.export or args.cost_only or args.training):
-        parser.error("--ensemble goes with scoring and upscaling")
-    if not (upscales or args.web) and (args.tile or args.batch or args.precision != "float32"):
-        parser.error("--tile, --batch and --precision are for upscaling; scoring has tiles of its own, in float32")
-    if upscales and (args.csv or args.json or args.set5 or args.benchmark or args.protocol != "course"):
-        parser.error("--csv, --json, --set5, --benchmark and --protocol are for scoring")
+    if stray := natsorted(given - MODES[mode]):
+        where = "scoring" if mode == "scoring" else spelt(mode)
+        parser.error(f"{spelt(stray[0])} does not go with {where}, which takes {spelt(*natsorted(MODES[mode]))}")
+    missing = {
+        "cost_only": not args.model and "--model",
+        "publish": not args.checkpoint and "--checkpoint, a best.safetensors of train.py's",
+        "teach": not (args.output and (args.checkpoint or args.model))
+        and "--output, and --checkpoint or --model, the network that teaches",
+        "compare": not (args.input or args.hr) and "--input or --hr",
+        "input": not args.output and "--output",
+    }
+    if missing.get(mode):
+        parser.error(f"{spelt(mode)} needs {missing[mode]}")
+    if args.backend == "onnxruntime":
+        if not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
+            parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
+        if args.model or args.nf or args.modules or args.scale:
+            parser.error(
+                "--backend onnxruntime: the .onnx file says which network it holds; leave out --model and its sizes"
+            )
     for flag in ("tile", "batch"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
-    if args.data_note and not args.publish:
-        parser.error("--data-note goes with --publish")
-    if args.set5 and args.benchmark and not args.publish:
+    if args.set5 and args.benchmark and mode != "publish":
         parser.error("--set5 and --benchmark: give one")
 
 
@@ -196,6 +205,7 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
+    torch.backends.cudnn.allow_tf32 = False  # which moves the third decimal
     scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
     if args.csv:
         write_csv(args.csv, scores)
@@ -345,9 +355,9 @@ def score_all(args: argparse.Namespace) -> None:
             name = "{} {nf}/{num_modules}".format(metadata["model"], **metadata["hyperparameters"])
             curves[name] = metadata.get("curve", [])
     if args.plot:
-        if not all(map(is_reports_benchmark, results)):
+        if not (drawn := [result for result in results if is_reports_benchmark(result)]):
             raise DataError("--plot draws Set5 ×3 by the course protocol; this is not that")
-        draw_psnr_against_flops(args.plot, results)
+        draw_psnr_against_flops(args.plot, drawn)
     if args.curves:
         if not any(curves.values()):
             raise DataError("--curves: no weights here hold the curve of their training")
@@ -420,7 +430,12 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         raise DataError(f"--input {source} holds no images")
     if target.is_file():
         raise DataError(f"--input is several images, so --output {target} must be a folder, not a file")
-    return [(file, target / (file.relative_to(root) if root else file.name)) for file in files]
+    jobs = [(file, target / (file.relative_to(root) if root else file.name)) for file in files]
+    first: dict[Path, Path] = {}
+    for file, written in jobs:
+        if (other := first.setdefault(written, file)) != file:
+            raise DataError(f"--input {source}: {file} and {other} would both be {written}; give a folder to mirror")
+    return jobs
 
 
 def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:
@@ -446,8 +461,9 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             write_photo(target, larger)
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
-        except (ValueError, OSError) as error:
-            problems.append(error if str(target) in str(error) else f"{source}: {error}")
+        except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            problem = str(error).partition("\n")[0] or "out of memory"
+            problems.append(problem if str(target) in problem else f"{source}: {problem}")
     print(f"{len(jobs) - len(problems)} written, {len(problems)} failed: {args.output}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -465,6 +481,9 @@ def read_colours(path: Path) -> np.ndarray:
 @torch.inference_mode()
 def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Draws --compare: LR, bicubic, ours and, where given, HR, with each one's PSNR (RGB, whole image)."""
+    for photo in (args.input, args.hr):
+        if photo and args.compare.exists() and photo.exists() and args.compare.samefile(photo):
+            raise DataError(f"--compare {args.compare} is the photo itself; write somewhere else")
     hr = None
     if args.hr:
         whole = read_colours(args.hr)
@@ -542,7 +561,7 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     record += ", ×8 self-ensemble" if args.ensemble else ""
     path = args.output / TEACHER
     written = path.read_text(encoding="utf-8") if path.exists() else None
-    if written != record and next(args.output.rglob("*.npy"), None):
+    if written != record and any(file.suffix == ".npy" for file in files_below(args.output)):
         raise DataError(f"--output {args.output} holds images that {teacher.name} did not teach; give another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")

@@ -24,7 +24,7 @@ from natsort import natsorted
 from tqdm import tqdm
 
 from utils.bicubic import imresize
-from utils.files import atomic_path
+from utils.files import atomic_path, files_below
 from utils.flags import FlagParser
 from utils.images import list_images, read_rgb
 
@@ -180,7 +180,7 @@ def read_size(npy: Path) -> tuple[int, int] | str:
 
 def check_tree(root: Path, workers: int) -> int:
     """Reads every file, counts each folder, and compares LR folders with their HR; returns the exit code."""
-    files = natsorted(root.rglob("*.npy"), key=str)
+    files = natsorted((file for file in files_below(root) if file.suffix == ".npy"), key=str)
     if not files:
         return report([f"{root}: holds no .npy files"])
     with ThreadPoolExecutor(workers) as pool:

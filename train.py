@@ -11,6 +11,7 @@ alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
 
 import argparse
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -49,7 +50,7 @@ DOWNLOADS = """\
 LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": psnr_loss}
 
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
-FIXED = ("model", "nf", "modules", "scale", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
+FIXED = ("model", "nf", "modules", "scale", "init", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
 FIXED += ("valid_patch", "valid_repeat", "save_dir")
 
 
@@ -189,6 +190,10 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     for flag in ("lr_min", "warmup", "seed", "workers", "clip"):
         if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
+    if args.lr_min is not None and args.lr_min > args.lr:
+        parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
+    if args.schedule == "cosine" and args.warmup and args.warmup >= args.epochs * args.iterations:
+        parser.error(f"--warmup {args.warmup}: the run has only {args.epochs * args.iterations} iterations")
     if not 0 <= args.ema < 1:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
@@ -215,7 +220,7 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     if args.cache == "device" and not on_gpu:
         parser.error("--cache device needs a GPU")
     if args.bf16 is None:
-        args.bf16 = on_gpu and torch.cuda.is_bf16_supported()
+        args.bf16 = on_gpu and has_bf16(args.device)
     if args.compile is None:
         args.compile = on_gpu
     if args.channels_last is None:
@@ -277,12 +282,13 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Of optimiser step `step`, counted from 0, by --schedule."""
     epochs, floor, warmup = (args.anneal_epochs, 3e-4, 0) if args.schedule == "report" else (args.epochs, 1e-6, 100)
+    decay_steps = epochs * args.iterations
     return learning_rate_at(
         step,
         peak=args.lr,
-        floor=floor if args.lr_min is None else args.lr_min,
-        decay_steps=epochs * args.iterations,
-        warmup_steps=warmup if args.warmup is None else args.warmup,
+        floor=min(floor, args.lr) if args.lr_min is None else args.lr_min,
+        decay_steps=decay_steps,
+        warmup_steps=min(warmup, decay_steps // 10) if args.warmup is None else args.warmup,
     )
 
 
@@ -427,11 +433,11 @@ def train_epoch(
         total += loss.detach()
     (summed,) = ranks.sum((total.item(),), args.device)
     mean = summed / (args.iterations * ranks.world)
-    if not math.isfinite(mean):
-        raise TrainingError(
-            f"the loss became {mean} in epoch {epoch}; last.pth holds the epoch before."
-            " Resume with a lower --lr, or with --clip 1"
-        )
+    loss_is_finite = math.isfinite(mean)
+    if not (loss_is_finite and all(p.isfinite().all() for p in model.parameters())):  # no loss has seen the last step's
+        what = "the weights became infinite" if loss_is_finite else f"the loss became {mean}"
+        lost = f"{args.save_dir}/last.pth holds the epoch before: resume it" if epoch > 1 else "start again"
+        raise TrainingError(f"{what} in epoch {epoch}; {lost} with a lower --lr, or with --clip 1")
     return mean
 
 
@@ -444,8 +450,12 @@ def git_commit() -> str:
         return "unknown"
 
 
-def has_bf16() -> bool:
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def has_bf16(device: str) -> bool:
+    """Whether its arithmetic has bfloat16, not counting what is emulated."""
+    if device.startswith("cuda"):
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -499,6 +509,10 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
         if args.optimizer == "soap":  # whose state would bring the earlier leg's flags back
             for group in optimizer.param_groups:
                 group |= {"precondition_every": args.precondition_every, "cautious": args.cautious}
+        else:  # fused Adam walks moments and weights side by side, so they must lie alike
+            for parameter, moments in optimizer.state.items():
+                for key in ("exp_avg", "exp_avg_sq"):
+                    moments[key] = torch.empty_like(parameter).copy_(moments[key])
         if ema:
             ema.model.load_state_dict(state["ema"])
     return model, ema, optimizer, run
@@ -527,6 +541,13 @@ def start_from_file(model: nn.Module, path: Path) -> dict:
     return metadata
 
 
+def check_writable(folder: Path) -> None:
+    """Raises TrainingError where a run could not be saved; makes nothing."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise TrainingError(f"--save-dir {folder}: {nearest} is not a folder that can be written to")
+
+
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
     # data and network
@@ -544,6 +565,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f"this run has ended at epoch {run.epoch}; give --epochs above that to go on, or start another from its"
             f" weights: --init {args.save_dir}/best.safetensors with its own --save-dir and --seed"
         )
+    check_writable(args.save_dir)
     leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
     run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
     gflops, mparams = count_cost(model)
@@ -674,17 +696,15 @@ def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
+    keep_freed_memory()
     args, state = parse_args(argv)
-    on_cpu = args.device == "cpu"
-    if args.bf16 and on_cpu and not (torch.backends.mkldnn.is_available() and has_bf16()):
-        print("warning: this CPU has no bfloat16 arithmetic; --bf16 will be slower than float32", file=sys.stderr)
-    if on_cpu:
-        keep_freed_memory()
+    if args.bf16 and not has_bf16(args.device):
+        print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
     ranks = Ranks()
     try:
         ranks.join(args.device)
         return train(args, state, ranks)
-    except (TrainingError, ValueError) as error:  # DataError and CheckpointError are ValueErrors
+    except (TrainingError, ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
         sys.exit(f"error: {error}")
     except RuntimeError as error:
         if ranks.world == 1:

@@ -230,3 +230,15 @@ def test_benchmark_errors_name_what_is_wrong(tmp_path):
 def test_set5_has_five_images():
     names = [name for name, _, _ in BenchmarkSet.from_set5(SHARED / "data/set5", 3)]
     assert names == ["baby", "bird", "butterfly", "head", "woman"]
+
+
+def test_two_sets_in_one_root_are_refused(decoded):
+    write_decoded(decoded, "Flickr2K", ["000001"], (48, 48))
+    with pytest.raises(DataError, match=r"several training sets \(DIV2K_train_HR, Flickr2K_HR\)"):
+        find_pairs(decoded, "training", 3)
+
+
+def test_another_order_in_memory_is_refused(decoded):
+    np.save(decoded / "DIV2K_train_HR/0001.npy", np.asfortranarray(smooth_image(48, 57)))
+    with pytest.raises(DataError, match="in C order"):
+        PairedPatches([(find_pairs(decoded, "training", 3), 1)], scale=3, patch_size=24, split="training")

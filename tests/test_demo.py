@@ -239,31 +239,39 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--cost-only"], "needs --model"),
-        (["--cost-only", "--model", "IMDN", "--csv", "a"], "alone"),
-        (["--tile", "0"], "needs at least 1"),
+        (["--cost-only"], "--cost-only needs --model"),
+        (["--cost-only", "--model", "IMDN", "--csv", "a"], "--csv does not go with --cost-only, which takes --json"),
+        (["--tile", "0"], "--tile does not go with scoring"),
+        (["--input", "a.png", "--output", "b.png", "--tile", "0"], "needs at least 1"),
         (["--backend", "onnxruntime"], "needs --checkpoint"),
-        (["--export", "a.onnx", "--all"], "takes the network alone"),
-        (["--input", "a.png"], "go together"),
-        (["--teach", "a"], "go together"),
-        (["--teach", "a", "--input", "b.png"], "--input and --teach: give one"),
-        (["--all", "--teach", "a", "--output", "b"], "--teach needs --checkpoint or --model"),
-        (["--teach", "a", "--compare", "b.png", "--input", "c"], "no --output or --teach"),
-        (["--teach", "a", "--output", "b", "--model", "IMDN", "--web"], "--web takes"),
-        (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "are for scoring"),
+        (["--backend", "onnxruntime", "--checkpoint", "a.onnx", "--nf", "9"], "says which network"),
+        (["--export", "a.onnx", "--all"], "--export does not go with --all"),
+        (["--export", "a.onnx", "--csv", "b"], "--csv does not go with --export"),
+        (["--export", "a.onnx", "--ensemble"], "--ensemble does not go with --export"),
+        (["--input", "a.png"], "--input needs --output"),
+        (["--output", "a.png"], "--output does not go with scoring"),
+        (["--teach", "a"], "--teach needs --output"),
+        (["--teach", "a", "--output", "b"], "--checkpoint or --model, the network that teaches"),
+        (["--teach", "a", "--input", "b.png"], "--input does not go with --teach"),
+        (["--all", "--teach", "a", "--output", "b"], "--output does not go with --all"),
+        (["--teach", "a", "--compare", "b.png"], "--compare does not go with --teach"),
+        (["--teach", "a", "--output", "b", "--model", "IMDN", "--web"], "does not go with --web"),
+        (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "--json does not go with --teach"),
+        (["--port", "1"], "--port does not go with scoring"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
+        (["--all", "--scale", "2"], "--scale does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
         (["--curves", "a.png"], "--curves goes with --all"),
         (["--training"], "--training goes with --all"),
-        (["--all", "--training", "--json"], "--training prints metadata"),
-        (["--publish"], "needs --checkpoint"),
-        (["--data-note", "a"], "goes with --publish"),
-        (["--compare", "a.png"], "needs --input or --hr"),
-        (["--hr", "a.png"], "belong to --compare"),
-        (["--overwrite"], "--overwrite goes with --input"),
+        (["--all", "--training", "--json"], "--json does not go with --training"),
+        (["--publish"], "--publish needs --checkpoint"),
+        (["--publish", "--checkpoint", "a", "--csv", "b"], "--csv does not go with --publish"),
+        (["--data-note", "a"], "--data-note does not go with scoring"),
+        (["--compare", "a.png"], "--compare needs --input or --hr"),
+        (["--hr", "a.png"], "--hr does not go with scoring"),
+        (["--overwrite"], "--overwrite does not go with scoring"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
-        (["--export", "a.onnx", "--ensemble"], "--ensemble goes with scoring and upscaling"),
-        (["--all", "--tile", "9"], "are for upscaling"),
+        (["--all", "--tile", "9"], "--tile does not go with --all"),
         (["--model", "imdn"], "invalid choice"),
         (["--device", "cuda:99"], "--device cuda:99"),
     ],
@@ -293,6 +301,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
             "not inside the 27×24 picture",
         ),
         (["--compare", "c.png", "--hr", "Set5/original/baby.png", "--input", "Set5/LRbicx3/headx3.png"], "not 3 times"),
+        (["--compare", "Set5/original/baby.png", "--hr", "Set5/original/baby.png"], "is the photo itself"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
@@ -503,7 +512,7 @@ def test_grey_alpha_and_16_bits_survive_upscaling(published):
     photos = {
         "grey.png": Photo(np.repeat(rgb[..., :1], 3, axis=2), grey=True),
         "alpha.webp": Photo(rgb, alpha=rgb[..., 0]),
-        "deep.tif": Photo(rgb.astype(np.uint16) * 257, icc=b"profile"),
+        "deep.tif": Photo(rgb.astype(np.uint16) * 257, icc=bytes(16) + b"RGB " + bytes(108)),
     }
     for name, photo in photos.items():
         write_photo(Path("in") / name, photo)
@@ -528,3 +537,27 @@ def test_export_and_onnxruntime(set5, capsys):
     assert run(*flags, "--ensemble") == 0 and len(list(Path("out").iterdir())) == 5
     network = OnnxNetwork(Path("tiny.onnx"))
     assert receptive_margin(SelfEnsemble(network)) == receptive_margin(network) > 0
+
+
+def test_a_glob_that_would_write_two_pictures_into_one_is_refused(published, capsys):
+    for folder in ("p", "q"):
+        write_rgb(Path(folder) / "x.png", smooth_image(8, 9))
+    assert run("--input", "*/x.png", "--output", "out", "--overwrite") == 1
+    assert "q/x.png and p/x.png would both be out/x.png" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_picture_too_large_for_memory_leaves_the_others(published, monkeypatch, capsys):
+    for name in ("a", "b"):
+        write_rgb(Path("in") / f"{name}.png", smooth_image(8, 9 if name == "a" else 10))
+
+    def fail(model, rgb, *_):
+        if rgb.shape[1] == 9:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB.")
+        return rgb
+
+    monkeypatch.setattr(demo, "super_resolve", fail)
+    assert run("--input", "in", "--output", "out") == 1
+    out, err = capsys.readouterr()
+    assert "1 written, 1 failed" in out and "a.png: CUDA out of memory" in err
+    assert [file.name for file in Path("out").iterdir()] == ["b.png"]

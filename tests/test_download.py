@@ -1,5 +1,6 @@
 """Fetching Set5 from a folder that stands in for the report's repository; nothing leaves the machine."""
 
+import http.client
 import shutil
 
 import pytest
@@ -44,6 +45,15 @@ def test_a_failed_download_says_why_and_leaves_nothing(server, tmp_path, content
     with pytest.raises(download.DownloadError, match="b.png"):
         download.fetch_set5(tmp_path / "new/Set5", server)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_connection_cut_in_the_middle_says_so(server, tmp_path, monkeypatch):
+    def cut(*_, **__):
+        raise http.client.IncompleteRead(b"x", 9)
+
+    monkeypatch.setattr("urllib.request.urlopen", cut)
+    with pytest.raises(download.DownloadError, match="a.png: IncompleteRead"):
+        download.fetch_set5(tmp_path / "new/Set5", server)
 
 
 @needs_shared("data/set5/original")

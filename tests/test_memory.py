@@ -1,3 +1,5 @@
+import os
+
 from utils.memory import available_bytes, keep_freed_memory
 
 
@@ -17,7 +19,11 @@ def test_available_memory_is_the_machine_s_or_the_container_s(tmp_path):
     assert available_bytes(tmp_path) == 4000
 
 
-def test_the_allocator_is_set_without_complaint(monkeypatch):
-    keep_freed_memory()
+def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     monkeypatch.setattr("sys.platform", "win32")
     keep_freed_memory()
+    assert "THP_MEM_ALLOC_ENABLE" not in os.environ
+    monkeypatch.setattr("sys.platform", "linux")
+    keep_freed_memory()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"

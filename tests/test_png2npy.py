@@ -12,7 +12,7 @@ from PIL import Image
 import png2npy
 from dataset import find_pairs
 from utils.bicubic import imresize
-from utils.images import IMAGE_SUFFIXES, read_rgb, write_rgb
+from utils.images import IMAGE_SUFFIXES, has_alpha, read_rgb, write_rgb
 
 
 @pytest.fixture
@@ -152,6 +152,23 @@ def test_bad_images_are_named_and_the_rest_converted(div2k, capsys):
     decoded = div2k.with_name("DIV2K_decoded")
     assert np.load(decoded / "DIV2K_train_HR/grey.npy").shape == (6, 6, 3)
     assert not [f for f in decoded.rglob("*") if f.name.startswith(".")], "a half-written file stayed"
+
+
+def test_the_header_of_a_very_large_image_is_read(tmp_path):
+    """Pillow refuses to open images above 179 megapixels unless told otherwise."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 14000, 14000, 1, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(100)))
+    assert not has_alpha(np.frombuffer(data, np.uint8))
+
+
+def test_linked_folders_are_converted(div2k, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    cv2.imwrite(str(tmp_path / "elsewhere/0001.png"), smooth_image(6, 6))
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/X_HR").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "linked/round").symlink_to(tmp_path / "linked")
+    assert decode(tmp_path / "linked") == 0
+    assert [str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*.npy")] == ["linked_decoded/X_HR/0001.npy"]
 
 
 def test_no_image_is_an_error(tmp_path, capsys):

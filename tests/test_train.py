@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,8 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--lr", "nan"], "--lr nan: must be positive"),
         (["--seed", "-1"], "--seed -1: must not be negative"),
         (["--warmup", "-1"], "--warmup -1"),
+        (["--lr", "1e-3", "--lr-min", "1e-2"], "--lr-min 0.01: above --lr 0.001"),
+        (["--schedule", "cosine", "--epochs", "1", "--iterations", "9", "--warmup", "9"], "has only 9 iterations"),
         (["--init", "a.pth"], "give the .safetensors"),
         (["--data", "sample", "b"], "stands alone"),
         (["--cautious"], "--cautious needs --optimizer soap"),
@@ -215,6 +218,48 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(decode
     with pytest.raises(SystemExit, match=r"became (nan|inf) in epoch 2.*--lr"):
         train.main(["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "3", "--lr", "1e30"])
     assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(decoded, tmp_path, monkeypatch):
+    step, steps = torch.optim.Adam.step, []
+
+    def spoil(optimizer, *args):
+        steps.append(1)
+        if len(steps) == 6:  # the last of epoch 2, whose weights no loss has seen
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad.fill_(math.inf)
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spoil)
+    with pytest.raises(SystemExit, match=r"weights became infinite in epoch 2; .*last.pth holds the epoch before"):
+        run(decoded, tmp_path, "--epochs", "3")
+    state = load_state(tmp_path / "last.pth")
+    assert state["run"]["epoch"] == 1 and all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_moments_follow_the_weights_into_another_layout(decoded, tmp_path):
+    flags = ["--model", "IMDN", "--batch", "1", "--iterations", "20"]
+    run(decoded, tmp_path / "before", *flags, "--channels-last", "--epochs", "1")
+    ends = []
+    for layout in ("--channels-last", "--no-channels-last"):
+        shutil.copytree(tmp_path / "before", tmp_path / layout)
+        train.main(["--resume", str(tmp_path / layout / "last.pth"), "--device", "cpu", "--epochs", "2", layout])
+        ends.append(load_state(tmp_path / layout / "last.pth")["model"])
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_the_rate_stays_below_its_peak_and_reaches_it(capsys):
+    low = train.parse_args([*TINY, "--lr", "1e-4"])[0]
+    assert train.learning_rate(0, low) == train.learning_rate(10**7, low) == 1e-4
+    short = train.parse_args([*TINY, "--lr", "1e-3", "--schedule", "cosine", "--epochs", "10"])[0]
+    assert max(train.learning_rate(step, short) for step in range(30)) == 1e-3
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_training(decoded, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"--save-dir .*sub: .*file is not a folder"):
+        run(decoded, tmp_path / "file/sub", "--epochs", "1")
 
 
 def test_schedule_in_its_three_cases():

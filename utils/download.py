@@ -1,9 +1,9 @@
 """Fetching Set5 from the report's public repository."""
 
 import hashlib
+import http.client
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def fetch_set5(folder: Path, url: str = SET5_URL, timeout_s: float = 10.0) -> No
                 with urllib.request.urlopen(f"{url}{name}.png", timeout=timeout_s) as response:
                     file.write_bytes(response.read())
                 hr = read_rgb(file)
-            except (urllib.error.URLError, OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:  # a URLError is an OSError
                 raise DownloadError(f"{url}{name}.png: {getattr(error, 'reason', error)}") from error
             if pixel_hash(hr) != expected:
                 raise DownloadError(f"{url}{name}.png does not hold Set5's pixels")

@@ -8,16 +8,17 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image
 
-from utils.files import atomic_path
+from utils.files import atomic_path, files_below
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # read_rgb says it in one line
+Image.MAX_IMAGE_PIXELS = None  # it reads headers; OpenCV, which decodes, has a limit of its own
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
     """Image files of a folder in natural order; hidden ones are left out."""
-    entries = Path(folder).rglob("*") if recursive else Path(folder).iterdir()
+    entries = files_below(folder) if recursive else Path(folder).iterdir()
     return natsorted(
         (p for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()),
         key=str,

@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Makes glibc keep freed blocks for the next step, and PyTorch ask for huge pages.
 
     By default every activation of some megabytes is given back and faulted in again, page by page, each step. Call it
-    before the first large tensor. Elsewhere than on Linux with glibc it does nothing.
+    before the first tensor, at which PyTorch reads its setting. Elsewhere than on Linux with glibc it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return

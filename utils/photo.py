@@ -22,6 +22,7 @@ UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
     7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
     8: lambda x: x.swapaxes(0, 1)[::-1],
 }
+COLOUR_SPACE = slice(16, 20)  # of an ICC profile's header (ICC.1, 7.2)
 HOLDS_16_BITS = (".png", ".tif", ".tiff")
 HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")
 
@@ -64,6 +65,8 @@ def read_photo(path: Path) -> Photo:
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{image.dtype} samples; convert it to 8 or 16 bits")
     is_tiff = data[:2] in (b"II", b"MM")
+    if is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha
+        raise ValueError(f"OpenCV reads only 8 of this TIFF's {tiff_bits(data)} bits a sample; save it as PNG")
     if is_tiff and transparent and image.dtype == np.uint8:  # OpenCV multiplies by alpha, or leaves it out
         with Image.open(io.BytesIO(data)) as whole:
             image = cv2.cvtColor(np.array(whole.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
@@ -75,6 +78,15 @@ def read_photo(path: Path) -> Photo:
     rgb = cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2RGB)
     grey = alpha is not None and bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
     return Photo(rgb, alpha, grey, icc)
+
+
+def tiff_bits(data: bytes) -> int:
+    """Bits a sample, as the first page says; 0 where tifffile cannot read it."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            return int(file.pages[0].bitspersample)
+    except (tifffile.TiffFileError, IndexError, TypeError, ValueError):
+        return 0
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
@@ -99,7 +111,8 @@ def check_holds(suffix: str, photo: Photo) -> None:
 def write_photo(path: Path, photo: Photo) -> None:
     """Encodes by the file's suffix; the file is whole or absent.
 
-    A grey photo is written as grey, the mean of its channels; with alpha as RGBA. BMP holds no profile.
+    A grey photo is written as grey, the mean of its channels; with alpha as RGBA. A profile of other colours than those
+    written is left out, such as a CMYK picture's, which is RGB now; BMP holds none.
 
     Raises:
         ValueError: a format that cannot hold the photo, or not at its size.
@@ -113,15 +126,15 @@ def write_photo(path: Path, photo: Photo) -> None:
         image = image if photo.alpha is None else np.stack([image] * 3, axis=2)
     if photo.alpha is not None:
         image = np.dstack((image, photo.alpha))
+    written = b"GRAY" if image.ndim == 2 and suffix != ".webp" else b"RGB "  # WebP has no grey
+    icc = photo.icc if photo.icc and photo.icc[COLOUR_SPACE] == written else None
     with atomic_path(path) as temporary:
         if suffix in (".tif", ".tiff"):
             extra = ["unassalpha"] if photo.alpha is not None else None
             kind = "minisblack" if image.ndim == 2 else "rgb"
-            tifffile.imwrite(
-                temporary, image, photometric=kind, extrasamples=extra, iccprofile=photo.icc, compression="zlib"
-            )
+            tifffile.imwrite(temporary, image, photometric=kind, extrasamples=extra, iccprofile=icc, compression="zlib")
         else:
-            temporary.write_bytes(_encode(suffix, image, photo.icc))
+            temporary.write_bytes(_encode(suffix, image, icc))
 
 
 def _encode(suffix: str, image: np.ndarray, icc: bytes | None) -> bytes:

@@ -49,7 +49,7 @@ def results_table(results: Sequence[dict]) -> str:
             row += beside_report(result)
         rows.append((result["flops_g"], row))
     if with_report:
-        trained = {network_key(result) for result in results}
+        trained = {network_key(result) for result in results if is_reports_benchmark(result)}
         for (name, nf, modules), (flops_g, params_m, psnr_db) in REPORT.items():
             if (name, nf, modules) not in trained:
                 rows.append(
@@ -62,8 +62,8 @@ def results_table(results: Sequence[dict]) -> str:
 
 
 def beside_report(result: dict) -> list[str]:
-    """The report's PSNR of this network, and how far above it the result is."""
-    if network_key(result) not in REPORT:
+    """The report's PSNR of this network, and how far above it the result is; – where it has no such result."""
+    if not is_reports_benchmark(result) or network_key(result) not in REPORT:
         return ["–", "–"]
     reports = REPORT[network_key(result)][2]
     return [f"{reports:.3f}", f"{result['average_psnr_db'] - reports:+.3f}"]
