@@ -39,7 +39,7 @@ from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path, files_below
-from utils.flags import FlagParser
+from utils.flags import FlagParser, stop
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
@@ -69,6 +69,9 @@ MODES = {
     "input": RUNS | TILES | {"output", "overwrite"},
     "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
 }
+
+FIGURE = (".png", ".pdf", ".svg")
+WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -167,6 +170,9 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(
                 "--backend onnxruntime: the .onnx file says which network it holds; leave out --model and its sizes"
             )
+    for flag, suffixes in WRITES.items():
+        if (path := getattr(args, flag)) and path.suffix.lower() not in suffixes:
+            parser.error(f"--{flag} {path}: its name must end in {' or '.join(suffixes)}")
     for flag in ("tile", "batch"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
@@ -224,16 +230,16 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
 
 
 def published_file(args: argparse.Namespace) -> Path:
-    """The weights in checkpoint/ of --model, and of --nf, --modules and --scale where given; or the default ones."""
-    if not args.model:
+    """The weights in checkpoint/ of --model, --nf, --modules and --scale, as far as given; or the default ones."""
+    named = {"model": args.model, **sizes(args)}
+    if not (wanted := {key: value for key, value in named.items() if value is not None}):
         return DEFAULT_CHECKPOINT
-    wanted = {"model": args.model} | {key: value for key, value in sizes(args).items() if value is not None}
     found = [file for file in published_files() if wanted.items() <= described_network(file).items()]
     if len(found) != 1:
         what = " ".join(f"{key}={value}" for key, value in wanted.items())
         how_many, these = ("several", found) if found else ("no", published_files())
         raise CheckpointError(
-            f"{PUBLISHED} holds {how_many} weights of {what}; --nf and --modules choose among"
+            f"{PUBLISHED} holds {how_many} weights of {what}; --model, --nf and --modules choose among"
             f" {', '.join(file.stem for file in these)}; --checkpoint names other files, --cost-only needs none"
         )
     return found[0]
@@ -420,7 +426,7 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         files = [f for f in files if target == source or target not in f.parents]
     elif source.is_file():
         if not target.is_dir() and target.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}")
+            raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder that exists")
         return [(source, target / source.name if target.is_dir() else target)]
     elif any(character in str(source) for character in "*?["):
         files, root = [Path(f) for f in natsorted(glob.glob(str(source), recursive=True)) if Path(f).is_file()], None
@@ -428,7 +434,7 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         raise DataError(f"--input {source} does not exist")
     if not files:
         raise DataError(f"--input {source} holds no images")
-    if target.is_file():
+    if target.is_file() or (target.suffix.lower() in IMAGE_SUFFIXES and not target.is_dir()):
         raise DataError(f"--input is several images, so --output {target} must be a folder, not a file")
     jobs = [(file, target / (file.relative_to(root) if root else file.name)) for file in files]
     first: dict[Path, Path] = {}
@@ -488,6 +494,8 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     if args.hr:
         whole = read_colours(args.hr)
         height, width = (n // scale * scale for n in whole.shape[:2])
+        if not (height and width):
+            raise DataError(f"{args.hr} is {whole.shape[1]}×{whole.shape[0]}, too small to shrink by {scale}")
         hr = whole[:height, :width]
     lr = read_colours(args.input) if args.input else imresize(hr, 1 / scale)
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
@@ -536,7 +544,7 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
             write_array(lr, open_array(pair.lr))
             write_array(hr, soften(model, pair, scale, args) if split == "training" else open_array(pair.hr))
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")
+        stop("the same command goes on where it was")
     print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
 
 
@@ -638,8 +646,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        stop()
 
 
 if __name__ == "__main__":

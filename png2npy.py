@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.files import atomic_path, files_below
-from utils.flags import FlagParser
+from utils.flags import FlagParser, stop
 from utils.images import list_images, read_rgb
 
 MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
@@ -36,14 +36,18 @@ class Job:
     """An image, and the .npy to write of it.
 
     Attributes:
-        shrink: factor by which HR is resized first, then cropped; None: neither.
+        shrink: factor by which HR is resized first; None: not at all.
+        multiple: what HR's sides are then cropped to, so that LR can be made of it.
         lr_scale: of the LR image to write; None: HR.
+        hr: where an LR image's HR is or will be.
     """
 
     image: Path
     npy: Path
     shrink: float | None = None
+    multiple: int = 1
     lr_scale: int | None = None
+    hr: Path | None = None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,7 +56,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pathTo", type=Path, help="tree of .npy files to write")
     parser.add_argument("--check", type=Path, metavar="DIR", help="verify a decoded tree instead: files, pairs, sizes")
     parser.add_argument(
-        "--make-lr", type=int, choices=(2, 3, 4), help="also write X_LR_bicubic/X{N} for each X_HR, where missing"
+        "--make-lr",
+        type=int,
+        choices=(2, 3, 4),
+        help="also write X_LR_bicubic/X{N} for each X_HR, where missing; HR is cropped to a multiple of it",
     )
     parser.add_argument(
         "--shrink",
@@ -75,6 +82,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--pathFrom and --pathTo are both needed, or --check")
     if not args.pathFrom.is_dir():
         parser.error(f"--pathFrom {args.pathFrom} is not a folder")
+    if args.pathTo.is_file():
+        parser.error(f"--pathTo {args.pathTo} is a file; it must be a folder")
     if args.shrink:
         if not args.make_lr:
             parser.error("--shrink needs --make-lr: no LR images are downloaded for it")
@@ -91,25 +100,32 @@ def decoding_jobs(source: Path, target: Path) -> list[Job]:
 def shrinking_jobs(jobs: list[Job], factors: Sequence[float]) -> list[Job]:
     """One job for each factor and image of an X_HR folder that training reads; `_F` follows the image's name."""
     return [
-        Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor)
+        Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor, MULTIPLE)
         for factor in natsorted(set(factors))
         for job in jobs
         if job.npy.parent.name.endswith("_HR") and not job.npy.parent.name.endswith("_valid_HR")
     ]
 
 
-def lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
-    """One job for each image of an X_HR folder whose LR image is not in the source tree."""
+def with_lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
+    """The jobs, and one for each image of an X_HR folder whose LR image is not in the source tree.
+
+    HR is cropped to the scale, unless there are LR images of another scale, which it must go on to fit.
+    """
     decoded = {job.npy for job in jobs}
+    lr_roots = {npy.parent.parent for npy in decoded}
     made = []
-    for job in jobs:
+    jobs = [*jobs]
+    for number, job in enumerate(jobs):
         folder, name = job.npy.parent, job.npy.stem
         if folder.name.endswith("_HR"):
             lr_folder = folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
             lr = lr_folder / f"{name}x{scale}.npy"
             if lr not in decoded and lr_folder / job.npy.name not in decoded:
-                made.append(replace(job, npy=lr, lr_scale=scale))
-    return made
+                multiple = job.multiple if lr_folder.parent in lr_roots else max(job.multiple, scale)
+                jobs[number] = cropped = replace(job, multiple=multiple)
+                made.append(replace(cropped, npy=lr, lr_scale=scale, hr=job.npy))
+    return jobs + made
 
 
 def same_target(jobs: list[Job]) -> list[str]:
@@ -122,9 +138,9 @@ def same_target(jobs: list[Job]) -> list[str]:
     ]
 
 
-def is_done(job: Job) -> bool:
+def is_made_from(image: Path, npy: Path) -> bool:
     """A done file carries its image's modification time, so that a changed image, older or newer, is seen."""
-    return job.npy.exists() and job.npy.stat().st_mtime_ns == job.image.stat().st_mtime_ns
+    return npy.exists() and npy.stat().st_mtime_ns == image.stat().st_mtime_ns
 
 
 def convert(job: Job) -> str | None:
@@ -133,14 +149,16 @@ def convert(job: Job) -> str | None:
         array = read_rgb(job.image)
         if job.shrink:
             array = imresize(array, job.shrink)
-            height, width = (n // MULTIPLE * MULTIPLE for n in array.shape[:2])
-            if not (height and width):
-                return f"{job.image}: less than {MULTIPLE} pixels are left at --shrink {job.shrink:g}"
-            array = array[:height, :width]
+        height, width = (n // job.multiple * job.multiple for n in array.shape[:2])
+        if not (height and width):
+            size = f"{array.shape[1]}×{array.shape[0]}" + (f" at --shrink {job.shrink:g}" if job.shrink else "")
+            return f"{job.image}: {size} is smaller than {job.multiple} pixels"
+        if job.hr and is_made_from(job.image, job.hr):  # it may have been decoded whole, or for another scale
+            height, width = np.load(job.hr, mmap_mode="r").shape[:2]
+        if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
+            return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; crop it or use another --pathTo"
+        array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
-            if any(n % job.lr_scale for n in array.shape[:2]):
-                size = f"{array.shape[1]}×{array.shape[0]}"
-                return f"{job.image}: {size} is not a multiple of {job.lr_scale}; crop it first"
             array = imresize(array, 1 / job.lr_scale)
         with atomic_path(job.npy) as temporary:
             np.save(temporary, array)
@@ -163,7 +181,7 @@ def run(jobs: list[Job], workers: int) -> list[str]:
                     problems.append(problem)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
-            sys.exit("stopped; the same command goes on where it was")
+            stop("the same command goes on where it was")
     return natsorted(problems)
 
 
@@ -232,10 +250,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
             print(f"error: --shrink: {args.pathFrom} holds validation images alone", file=sys.stderr)
             return 1
-        jobs = [*jobs, *lr_jobs(jobs, args.make_lr)]
+        jobs = with_lr_jobs(jobs, args.make_lr)
     if clashes := same_target([*whole, *jobs]):
         return report(clashes)
-    pending = [job for job in jobs if not is_done(job)]
+    pending = [job for job in jobs if not is_made_from(job.image, job.npy)]
     problems = run(pending, args.workers)
     done = len(jobs) - len(pending)
     print(f"{len(pending) - len(problems)} written, {done} done before, {len(problems)} failed: {args.pathTo}")

@@ -34,8 +34,9 @@ from utils.cost import count_cost
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
-from utils.flags import FlagParser
+from utils.flags import FlagParser, stop
 from utils.hardware import hardware
+from utils.images import list_images
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, keep_freed_memory
 from utils.metrics import fourier_loss, psnr_loss, psnr_rgb
@@ -192,8 +193,6 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
     if args.lr_min is not None and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
-    if args.schedule == "cosine" and args.warmup and args.warmup >= args.epochs * args.iterations:
-        parser.error(f"--warmup {args.warmup}: the run has only {args.epochs * args.iterations} iterations")
     if not 0 <= args.ema < 1:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
@@ -204,8 +203,13 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         args.repeat = [10, 1] if len(args.data) == 2 else [1] * len(args.data)
     if len(args.repeat) != len(args.data) or min(args.repeat) < 1:
         parser.error(f"--repeat {args.repeat}: give a weight of at least 1 for each of --data {' '.join(args.data)}")
-    if args.init.endswith(".pth"):
-        parser.error(f"--init {args.init}: give the .safetensors file of that run; --resume takes a .pth")
+    if args.init not in ("default", "interpolation") and not args.init.endswith(".safetensors"):
+        parser.error(f"--init {args.init}: default, interpolation, or a .safetensors file that train.py wrote")
+    for flag in ("patch", "valid_patch"):
+        size = getattr(args, flag)
+        if size % args.scale:
+            nearest = max(size // args.scale, 1) * args.scale
+            parser.error(f"--{flag.replace('_', '-')} {size}: not a multiple of --scale {args.scale}; {nearest} is")
     ranks = Ranks()
     if args.batch % ranks.world:
         parser.error(f"--batch {args.batch}: not a multiple of the {ranks.world} processes")
@@ -248,13 +252,10 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
             split: [(find_pairs(Path(root), split, args.scale), repeat) for root, repeat in zip(args.data, args.repeat)]
             for split in ("training", "validation")
         }
-        without = [root for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]
-        if without or not any(pairs for pairs, _ in sets["validation"]):
-            what, roots = ("training", without) if without else ("validation", args.data)
-            raise DataError(
-                f"no {what} images in {', '.join(roots)}. Download and decode (png2npy.py) the sets:\n{DOWNLOADS}\n"
-                "or try it with nothing downloaded: --data sample"
-            )
+        if without := [Path(root) for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]:
+            raise DataError(why_empty(without[0]))
+        if not any(pairs for pairs, _ in sets["validation"]):
+            raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
     train = PairedPatches(sets["training"], scale=args.scale, patch_size=args.patch, split="training", seed=args.seed)
     valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
@@ -264,6 +265,20 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
     )
     set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
     return train, valid, set5
+
+
+def why_empty(root: Path) -> str:
+    """Why a set has no training images, and what to do."""
+    if root.name in make_parser().get_default("data") and not root.exists():
+        return (
+            f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{DOWNLOADS}\n"
+            "or try it with nothing downloaded: --data sample"
+        )
+    if not root.is_dir():
+        return f"--data {root} is not a folder"
+    if list_images(root, recursive=True):
+        return f"--data {root} holds images; decode them: python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
+    return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
 
 
 def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
@@ -558,12 +573,13 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
     if ranks.is_first and state is None and (args.save_dir / "last.pth").exists():
         raise TrainingError(
-            f"{args.save_dir} holds another run; give another --save-dir, or --resume {args.save_dir}/last.pth"
+            f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
+            f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
         )
     if run.epoch >= args.epochs:
         raise TrainingError(
             f"this run has ended at epoch {run.epoch}; give --epochs above that to go on, or start another from its"
-            f" weights: --init {args.save_dir}/best.safetensors with its own --save-dir and --seed"
+            f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
     check_writable(args.save_dir)
     leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
@@ -700,6 +716,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     args, state = parse_args(argv)
     if args.bf16 and not has_bf16(args.device):
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
+    if args.warmup and args.warmup >= args.epochs * args.iterations:
+        print(f"warning: --warmup {args.warmup} is as long as the run, which never reaches --lr", file=sys.stderr)
     ranks = Ranks()
     try:
         ranks.join(args.device)
@@ -712,7 +730,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:
         resumable = args.save_dir and (Path(args.save_dir) / "last.pth").exists()
-        sys.exit(f"stopped; go on with: python train.py --resume {args.save_dir}/last.pth" if resumable else "stopped")
+        state_file = shlex.quote(f"{args.save_dir}/last.pth")
+        stop(f"go on with: python train.py --resume {state_file}" if resumable else "nothing was saved yet")
     finally:
         ranks.leave()
 

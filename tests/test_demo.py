@@ -159,7 +159,8 @@ def test_a_named_network_is_that_of_checkpoint(set5, published, capsys):
     )
     assert run("--model", "IMDN_dw") == 1
     assert (
-        "several weights of model=IMDN_dw; --nf and --modules choose among IMDN_dw_nf8_m1_x3" in capsys.readouterr().err
+        "several weights of model=IMDN_dw; --model, --nf and --modules choose among IMDN_dw_nf8_m1_x3"
+        in capsys.readouterr().err
     )
     assert run("--model", "DRLN_slim") == 1
     assert "holds no weights of model=DRLN_slim; " in capsys.readouterr().err
@@ -272,6 +273,9 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--overwrite"], "--overwrite does not go with scoring"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--all", "--tile", "9"], "--tile does not go with --all"),
+        (["--csv", "photo.png"], "--csv photo.png: its name must end in .csv"),
+        (["--compare", "c", "--hr", "a.png"], "must end in .png or .pdf or .svg"),
+        (["photo.png"], "unrecognized arguments: photo.png; --help"),
         (["--model", "imdn"], "invalid choice"),
         (["--device", "cuda:99"], "--device cuda:99"),
     ],
@@ -287,7 +291,8 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     ("flags", "says"),
     [
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
-        (["--nf", "12"], "leave that flag out"),
+        (["--nf", "12"], "holds no weights of nf=12; --model, --nf and --modules choose among tiny"),
+        (["--checkpoint", "Set5"], "Set5 is a folder; give a file"),
         (["--set5", "nowhere"], "nowhere has no LRbicx3/"),
         (["--benchmark", "nowhere"], "nowhere is not a folder"),
         (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
@@ -296,6 +301,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--input", "empty", "--output", "out"], "holds no images"),
         (["--input", "Set5/*/x*.png", "--output", "out"], "holds no images"),
         (["--input", "Set5", "--output", "Set5/original/baby.png"], "must be a folder"),
+        (["--input", "Set5", "--output", "new.png"], "must be a folder"),
         (
             ["--compare", "c.png", "--hr", "Set5/original/baby.png", "--crop", "0", "0", "99"],
             "not inside the 27×24 picture",
@@ -463,7 +469,8 @@ def test_a_stopped_teacher_goes_on_where_it_was(published, decoded, monkeypatch,
     monkeypatch.setattr(demo, "super_resolve", lambda *args: next(calls, stop)(*args))
     with pytest.raises(SystemExit) as stopped:
         run(*flags)
-    assert stopped.value.code == "stopped; the same command goes on where it was"
+    assert stopped.value.code == 130
+    assert "stopped; the same command goes on where it was" in capsys.readouterr().err
     assert sorted(file.name for file in Path("taught").rglob("*_HR/*")) == ["0001.npy"]
     monkeypatch.undo()
     monkeypatch.chdir(published.parent / "work")

@@ -70,7 +70,26 @@ def test_make_lr_writes_what_is_missing(div2k, tmp_path, capsys):
 
 def test_make_lr_names_a_size_that_is_no_multiple(div2k, capsys):
     assert decode(div2k, "--make-lr", "4") == 1
-    assert "0001.png: 30×24 is not a multiple of 4" in capsys.readouterr().err
+    assert "0001.png: 30×24 is not a multiple of 4" in capsys.readouterr().err  # and ×3 is there, which fits
+
+
+def test_make_lr_crops_hr_to_the_scale(tmp_path, capsys):
+    write_rgb(tmp_path / "own/my_train_HR/a.png", smooth_image(158, 121))
+    assert decode(tmp_path / "own", "--make-lr", "3") == 0
+    (pair,) = find_pairs(tmp_path / "own_decoded", "training", 3)
+    hr = smooth_image(158, 121)[:156, :120]
+    np.testing.assert_array_equal(np.load(pair.hr), hr)
+    np.testing.assert_array_equal(np.load(pair.lr), imresize(hr, 1 / 3))
+    assert decode(tmp_path / "own", "--make-lr", "2") == 0  # of the HR that is there, not of 158×120
+    assert np.load(find_pairs(tmp_path / "own_decoded", "training", 2)[0].lr).shape == (78, 60, 3)
+    assert png2npy.main(["--check", str(tmp_path / "own_decoded")]) == 0
+
+
+def test_make_lr_of_hr_that_was_decoded_whole_says_so(tmp_path, capsys):
+    write_rgb(tmp_path / "own/my_train_HR/a.png", smooth_image(25, 24))
+    assert decode(tmp_path / "own") == 0
+    assert decode(tmp_path / "own", "--make-lr", "3") == 1
+    assert "a.png: 24×25 is not a multiple of 3; crop it or use another --pathTo" in capsys.readouterr().err
 
 
 def test_shrink_writes_smaller_training_pairs(div2k, tmp_path, capsys):
@@ -92,8 +111,8 @@ def test_shrink_writes_smaller_training_pairs(div2k, tmp_path, capsys):
 def test_what_cannot_be_shrunk_is_named_once(div2k, capsys):
     assert decode(div2k, "--make-lr", "3", "--shrink", "0.05", "0.5") == 1
     first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
-    assert first.endswith("0001.png: less than 12 pixels are left at --shrink 0.05")
-    assert second.endswith("0002.png: less than 12 pixels are left at --shrink 0.05")
+    assert first.endswith("0001.png: 2×2 at --shrink 0.05 is smaller than 12 pixels")
+    assert second.endswith("0002.png: 2×2 at --shrink 0.05 is smaller than 12 pixels")
 
 
 def test_shrink_overwrites_no_photo_of_such_a_name(div2k, capsys):

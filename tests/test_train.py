@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -172,8 +173,9 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--seed", "-1"], "--seed -1: must not be negative"),
         (["--warmup", "-1"], "--warmup -1"),
         (["--lr", "1e-3", "--lr-min", "1e-2"], "--lr-min 0.01: above --lr 0.001"),
-        (["--schedule", "cosine", "--epochs", "1", "--iterations", "9", "--warmup", "9"], "has only 9 iterations"),
-        (["--init", "a.pth"], "give the .safetensors"),
+        (["--init", "a.pth"], "a .safetensors file that train.py wrote"),
+        (["--init", "bilinear"], "--init bilinear: default, interpolation"),
+        (["--patch", "100"], "--patch 100: not a multiple of --scale 3; 99 is"),
         (["--data", "sample", "b"], "stands alone"),
         (["--cautious"], "--cautious needs --optimizer soap"),
         (["--device", "cuda:99"], "--device"),
@@ -249,11 +251,16 @@ def test_moments_follow_the_weights_into_another_layout(decoded, tmp_path):
         torch.testing.assert_close(tensor, ends[1][name], rtol=0, atol=1e-5, msg=name)
 
 
-def test_the_rate_stays_below_its_peak_and_reaches_it(capsys):
+def test_the_rate_stays_below_its_peak_and_reaches_it():
     low = train.parse_args([*TINY, "--lr", "1e-4"])[0]
     assert train.learning_rate(0, low) == train.learning_rate(10**7, low) == 1e-4
     short = train.parse_args([*TINY, "--lr", "1e-3", "--schedule", "cosine", "--epochs", "10"])[0]
     assert max(train.learning_rate(step, short) for step in range(30)) == 1e-3
+
+
+def test_a_warm_up_as_long_as_the_run_is_said(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "1", "--warmup", "3")
+    assert "--warmup 3 is as long as the run" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(decoded, tmp_path):
@@ -458,7 +465,7 @@ def test_stopped_between_saves_the_best_is_not_lost(decoded, tmp_path, monkeypat
             raise KeyboardInterrupt
         save_state(path, state)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="go on with"):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="^130$"):
         patch.setattr(train, "save_state", stop_at_last)
         patch.setattr(train, "validate", lambda *_: 99.0)
         train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2", "--device", "cpu"])
@@ -469,7 +476,7 @@ def test_stopped_between_saves_the_best_is_not_lost(decoded, tmp_path, monkeypat
 
 
 def test_a_run_that_fails_at_once_can_be_started_again(decoded, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="^stopped$"):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="^130$"):
         patch.setattr(train, "train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(decoded, tmp_path / "run", "--epochs", "1")
     run(decoded, tmp_path / "run", "--epochs", "1")
@@ -491,10 +498,20 @@ def test_other_scales_train_beside_set5(tmp_path):
     assert train.main([*TINY, *flags, "--epochs", "1"])["set5_psnr_db"] > 0
 
 
-def test_a_set_without_training_images_is_named(decoded, tmp_path):
-    (tmp_path / "Flickr2K_decoded").mkdir()
-    with pytest.raises(SystemExit, match="no training images in .*Flickr2K_decoded.*Download"):
-        train.main([*TINY, "--data", str(decoded), str(tmp_path / "Flickr2K_decoded")])
+def test_a_set_without_training_images_is_named_with_what_to_do(decoded, tmp_path):
+    raw, empty, training = tmp_path / "raw", tmp_path / "Flickr2K_decoded", tmp_path / "training"
+    write_rgb(raw / "DIV2K_train_HR/0001.png", smooth_image(24, 27))
+    empty.mkdir()
+    for folder in ("DIV2K_train_HR", "DIV2K_train_LR_bicubic"):
+        shutil.copytree(decoded / folder, training / folder)
+    for sets, says in (
+        ((decoded, empty), "Flickr2K_decoded holds no training images"),
+        ((decoded, tmp_path / "absent"), "absent is not a folder"),
+        ((raw,), f"holds images; decode them: python png2npy.py --pathFrom {raw} --pathTo {raw}_decoded"),
+        ((training,), "holds validation images, in a folder X_valid_HR"),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(says)):
+            train.main([*TINY, "--data", *map(str, sets)])
 
 
 def test_set5_is_drawn_and_tensorboard_written(decoded, tmp_path):

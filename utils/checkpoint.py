@@ -40,9 +40,13 @@ def load_state(path: Path) -> dict:
     return state
 
 
+def check_is_file(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is a folder; give a file" if path.is_dir() else f"{path} does not exist")
+
+
 def _load_pth(path: Path) -> object:
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path} does not exist")
+    check_is_file(Path(path))
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types on a damaged file
@@ -95,8 +99,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+    check_is_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))

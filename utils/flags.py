@@ -1,6 +1,7 @@
 """Command-line flags."""
 
 import argparse
+import sys
 from typing import NoReturn
 
 
@@ -13,4 +14,12 @@ class FlagParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += "; --help lists what there is (a glob goes in quotes)"
         self.exit(2, f"error: {message}\n")
+
+
+def stop(hint: str = "") -> NoReturn:
+    """Ends the process as Ctrl-C does elsewhere: one line, exit code 130."""
+    print(f"stopped; {hint}" if hint else "stopped", file=sys.stderr)
+    sys.exit(130)

@@ -53,9 +53,11 @@ def read_photo(path: Path) -> Photo:
     try:
         with Image.open(io.BytesIO(data)) as header:
             orientation, icc = header.getexif().get(ORIENTATION, 1), header.info.get("icc_profile")
-            transparent = header.has_transparency_data
+            transparent, mode = header.has_transparency_data, header.mode
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        orientation, icc, transparent = 1, None, False  # OpenCV may know it all the same
+        orientation, icc, transparent, mode = 1, None, False, ""  # OpenCV may know it all the same
+    if mode == "LAB":
+        raise ValueError("Lab colours; convert it to RGB")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error as error:
@@ -67,7 +69,11 @@ def read_photo(path: Path) -> Photo:
     is_tiff = data[:2] in (b"II", b"MM")
     if is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha
         raise ValueError(f"OpenCV reads only 8 of this TIFF's {tiff_bits(data)} bits a sample; save it as PNG")
-    if is_tiff and transparent and image.dtype == np.uint8:  # OpenCV multiplies by alpha, or leaves it out
+    has_alpha = image.ndim == 3 and image.shape[2] == 4
+    if mode == "CMYK" and has_alpha:  # a TIFF's, which OpenCV gives an opaque alpha
+        image = image[:, :, :3]
+    if transparent and image.dtype == np.uint8 and (is_tiff or not has_alpha):
+        # OpenCV multiplies by a TIFF's alpha, or leaves it out, as it does a grey PNG's transparent colour
         with Image.open(io.BytesIO(data)) as whole:
             image = cv2.cvtColor(np.array(whole.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
     if orientation in UPRIGHT and not is_tiff:  # both libraries turn TIFFs themselves
