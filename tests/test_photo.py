@@ -118,3 +118,23 @@ def test_a_tiff_that_opencv_halves_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", grey_alpha, photometric="minisblack", extrasamples=["unassalpha"])
     with pytest.raises(ValueError, match="only 8 of this TIFF's 16 bits"):
         read_photo(tmp_path / "a.tif")
+
+
+def test_a_transparent_colour_becomes_alpha(tmp_path):
+    grey = np.array([[7, 9], [9, 30]], np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=9)
+    photo = read_photo(tmp_path / "a.png")
+    assert photo.grey and np.array_equal(photo.rgb[..., 0], grey)
+    assert np.array_equal(photo.alpha, np.where(grey == 9, 0, 255))
+
+
+def test_cmyk_has_no_alpha_and_lab_is_refused(tmp_path):
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    cmyk.save(tmp_path / "cmyk.tif")
+    photo = read_photo(tmp_path / "cmyk.tif")
+    assert photo.alpha is None
+    assert np.abs(photo.rgb.astype(int) - np.asarray(cmyk.convert("RGB"))).max() <= 2
+    lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    ImageCms.applyTransform(Image.fromarray(RGB), lab).save(tmp_path / "lab.tif")
+    with pytest.raises(ValueError, match="Lab colours"):
+        read_photo(tmp_path / "lab.tif")

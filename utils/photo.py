@@ -44,20 +44,50 @@ class Photo:
 
 
 def read_photo(path: Path) -> Photo:
-    """Decodes one image file.
+    """Decodes one image file; of several pages or frames the first.
 
     Raises:
-        ValueError: not an image, truncated, or of other samples than 8 and 16 bits; the message does not name the file.
+        ValueError: not an image, truncated, or of samples or colours that would not survive; the message does not name
+            the file.
     """
     data = Path(path).read_bytes()
-    try:
-        with Image.open(io.BytesIO(data)) as header:
-            orientation, icc = header.getexif().get(ORIENTATION, 1), header.info.get("icc_profile")
-            transparent, mode = header.has_transparency_data, header.mode
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        orientation, icc, transparent, mode = 1, None, False, ""  # OpenCV may know it all the same
-    if mode == "LAB":
+    header = read_header(data)
+    if header.mode == "LAB":
         raise ValueError("Lab colours; convert it to RGB")
+    image = decode(data, header)
+    if header.orientation in UPRIGHT and not header.is_tiff:  # both libraries turn TIFFs themselves
+        image = np.ascontiguousarray(UPRIGHT[header.orientation](image))
+    if image.ndim == 2:
+        return Photo(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), grey=True, icc=header.icc)
+    alpha = image[:, :, 3].copy() if image.shape[2] == 4 else None
+    rgb = cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2RGB)
+    grey = alpha is not None and bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
+    return Photo(rgb, alpha, grey, header.icc)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What Pillow tells of a file; nothing of one that it cannot open, as OpenCV may know it all the same."""
+
+    is_tiff: bool
+    mode: str = ""
+    orientation: int = 1
+    icc: bytes | None = None
+    transparent: bool = False
+
+
+def read_header(data: bytes) -> Header:
+    is_tiff = data[:2] in (b"II", b"MM")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            orientation, icc = image.getexif().get(ORIENTATION, 1), image.info.get("icc_profile")
+            return Header(is_tiff, image.mode, orientation, icc, image.has_transparency_data)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return Header(is_tiff)
+
+
+def decode(data: bytes, header: Header) -> np.ndarray:
+    """(H, W), (H, W, 3) or (H, W, 4), uint8 or uint16, in OpenCV's order; not yet upright."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error as error:
@@ -66,24 +96,16 @@ def read_photo(path: Path) -> Photo:
         raise ValueError("not an image, or truncated")
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{image.dtype} samples; convert it to 8 or 16 bits")
-    is_tiff = data[:2] in (b"II", b"MM")
-    if is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha
+    if header.is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha
         raise ValueError(f"OpenCV reads only 8 of this TIFF's {tiff_bits(data)} bits a sample; save it as PNG")
     has_alpha = image.ndim == 3 and image.shape[2] == 4
-    if mode == "CMYK" and has_alpha:  # a TIFF's, which OpenCV gives an opaque alpha
-        image = image[:, :, :3]
-    if transparent and image.dtype == np.uint8 and (is_tiff or not has_alpha):
+    if header.mode == "CMYK" and has_alpha:  # a TIFF's, which OpenCV makes opaque
+        return image[:, :, :3]
+    if header.transparent and image.dtype == np.uint8 and (header.is_tiff or not has_alpha):
         # OpenCV multiplies by a TIFF's alpha, or leaves it out, as it does a grey PNG's transparent colour
         with Image.open(io.BytesIO(data)) as whole:
-            image = cv2.cvtColor(np.array(whole.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
-    if orientation in UPRIGHT and not is_tiff:  # both libraries turn TIFFs themselves
-        image = np.ascontiguousarray(UPRIGHT[orientation](image))
-    if image.ndim == 2:
-        return Photo(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), grey=True, icc=icc)
-    alpha = image[:, :, 3].copy() if image.shape[2] == 4 else None
-    rgb = cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2RGB)
-    grey = alpha is not None and bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
-    return Photo(rgb, alpha, grey, icc)
+            return cv2.cvtColor(np.array(whole.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
+    return image
 
 
 def tiff_bits(data: bytes) -> int:
