@@ -70,7 +70,7 @@ MODES = {
     "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
 }
 
-FIGURE = (".png", ".pdf", ".svg")
+FIGURE = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
 
 
@@ -153,16 +153,16 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     if stray := natsorted(given - MODES[mode]):
         where = "scoring" if mode == "scoring" else spelt(mode)
         parser.error(f"{spelt(stray[0])} does not go with {where}, which takes {spelt(*natsorted(MODES[mode]))}")
-    missing = {
-        "cost_only": not args.model and "--model",
-        "publish": not args.checkpoint and "--checkpoint, a best.safetensors of train.py's",
-        "teach": not (args.output and (args.checkpoint or args.model))
-        and "--output, and --checkpoint or --model, the network that teaches",
-        "compare": not (args.input or args.hr) and "--input or --hr",
-        "input": not args.output and "--output",
-    }
-    if missing.get(mode):
-        parser.error(f"{spelt(mode)} needs {missing[mode]}")
+    if mode == "cost_only" and not args.model:
+        parser.error("--cost-only needs --model")
+    if mode == "publish" and not args.checkpoint:
+        parser.error("--publish needs --checkpoint, a best.safetensors of train.py's")
+    if mode in ("teach", "input") and not args.output:
+        parser.error(f"--{mode} needs --output")
+    if mode == "teach" and not (args.checkpoint or args.model):
+        parser.error("--teach needs --checkpoint or --model, the network that teaches")
+    if mode == "compare" and not (args.input or args.hr):
+        parser.error("--compare needs --input or --hr")
     if args.backend == "onnxruntime":
         if not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
             parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
@@ -211,7 +211,6 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
-    torch.backends.cudnn.allow_tf32 = False  # which moves the third decimal
     scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
     if args.csv:
         write_csv(args.csv, scores)
@@ -235,6 +234,8 @@ def published_file(args: argparse.Namespace) -> Path:
     if not (wanted := {key: value for key, value in named.items() if value is not None}):
         return DEFAULT_CHECKPOINT
     found = [file for file in published_files() if wanted.items() <= described_network(file).items()]
+    if DEFAULT_CHECKPOINT in found and not args.model:
+        return DEFAULT_CHECKPOINT
     if len(found) != 1:
         what = " ".join(f"{key}={value}" for key, value in wanted.items())
         how_many, these = ("several", found) if found else ("no", published_files())
@@ -569,10 +570,14 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     record += ", ×8 self-ensemble" if args.ensemble else ""
     path = args.output / TEACHER
     written = path.read_text(encoding="utf-8") if path.exists() else None
-    if written != record and any(file.suffix == ".npy" for file in files_below(args.output)):
+    if written != record and holds_arrays(args.output):
         raise DataError(f"--output {args.output} holds images that {teacher.name} did not teach; give another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")
+
+
+def holds_arrays(folder: Path) -> bool:
+    return folder.is_dir() and any(file.suffix == ".npy" for file in files_below(folder))
 
 
 def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:
@@ -586,7 +591,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
         with atomic_path(path) as temporary:
             np.save(temporary, array)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}); the same command goes on where it was") from error
+        raise DataError(f"{error}; the same command goes on where it was") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -594,8 +599,8 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def open_page(args: argparse.Namespace):
-    """The page with every network of checkpoint/, or that of --checkpoint or --model."""
-    one = args.checkpoint or (args.model and published_file(args))
+    """The page with every network of checkpoint/, or the one that flags name."""
+    one = args.checkpoint or (published_file(args) if args.model or args.nf or args.modules else None)
     files = [one] if one else published_files()
     return build_page({file.stem: upscaler(*load_model(file, args.model, **sizes(args)), args) for file in files})
 

@@ -103,7 +103,7 @@ def shrinking_jobs(jobs: list[Job], factors: Sequence[float]) -> list[Job]:
         Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor, MULTIPLE)
         for factor in natsorted(set(factors))
         for job in jobs
-        if job.npy.parent.name.endswith("_HR") and not job.npy.parent.name.endswith("_valid_HR")
+        if job.npy.parent.name.endswith("_HR") and not job.npy.parent.name.endswith(("_valid_HR", "_test_HR"))
     ]
 
 
@@ -113,7 +113,7 @@ def with_lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
     HR is cropped to the scale, unless there are LR images of another scale, which it must go on to fit.
     """
     decoded = {job.npy for job in jobs}
-    lr_roots = {npy.parent.parent for npy in decoded}
+    others = {npy.parent.parent for npy in decoded if npy.parent.name != f"X{scale}"}
     made = []
     jobs = [*jobs]
     for number, job in enumerate(jobs):
@@ -122,7 +122,7 @@ def with_lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
             lr_folder = folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
             lr = lr_folder / f"{name}x{scale}.npy"
             if lr not in decoded and lr_folder / job.npy.name not in decoded:
-                multiple = job.multiple if lr_folder.parent in lr_roots else max(job.multiple, scale)
+                multiple = job.multiple if lr_folder.parent in others else max(job.multiple, scale)
                 jobs[number] = cropped = replace(job, multiple=multiple)
                 made.append(replace(cropped, npy=lr, lr_scale=scale, hr=job.npy))
     return jobs + made
@@ -191,8 +191,8 @@ def read_size(npy: Path) -> tuple[int, int] | str:
         array = np.load(npy, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         return f"{npy}: not a whole .npy file ({error})"
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        return f"{npy}: holds {array.dtype} {array.shape}, not uint8 (H, W, 3)"
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.flags.c_contiguous:
+        return f"{npy}: holds {array.dtype} {array.shape}, not uint8 (H, W, 3) in C order"
     return array.shape[:2]
 
 

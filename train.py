@@ -123,9 +123,13 @@ def make_parser() -> FlagParser:
         default="report",
         help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run",
     )
-    optimisation.add_argument("--lr-min", type=float, help="floor (default: 3e-4 for report, 1e-6 for cosine)")
+    optimisation.add_argument(
+        "--lr-min", type=float, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
+    )
     optimisation.add_argument("--anneal-epochs", type=int, default=1000, help="of --schedule report")
-    optimisation.add_argument("--warmup", type=int, help="iterations (default: 0 for report, 100 for cosine)")
+    optimisation.add_argument(
+        "--warmup", type=int, help="iterations (default: 0 for report; 100 for cosine, a tenth of the run at most)"
+    )
     optimisation.add_argument("--precondition-every", type=int, default=10, help="steps between SOAP's eigenbases")
     optimisation.add_argument(
         "--cautious", action=switch, default=False, help="SOAP moves no weight up the gradient of the present batch"
@@ -716,8 +720,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     args, state = parse_args(argv)
     if args.bf16 and not has_bf16(args.device):
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
-    if args.warmup and args.warmup >= args.epochs * args.iterations:
-        print(f"warning: --warmup {args.warmup} is as long as the run, which never reaches --lr", file=sys.stderr)
+    if args.warmup and args.warmup > args.epochs * args.iterations:
+        print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     ranks = Ranks()
     try:
         ranks.join(args.device)

@@ -147,7 +147,7 @@ def test_all_prints_one_table_and_plots_it(set5, published, capsys):
     assert "DRLN_slim" not in capsys.readouterr().out
 
 
-def test_a_named_network_is_that_of_checkpoint(set5, published, capsys):
+def test_a_named_network_is_that_of_checkpoint(set5, published, monkeypatch, capsys):
     model = build_model("IMDN_dw", **SIZES)
     save_weights(published / "IMDN_dw_nf8_m1_x3.safetensors", model, RUN | {"model": "IMDN_dw"})
     assert run_json(capsys, "--model", "IMDN_dw", "--nf", 8, "--modules", 1)["model"] == "IMDN_dw"
@@ -162,6 +162,9 @@ def test_a_named_network_is_that_of_checkpoint(set5, published, capsys):
         "several weights of model=IMDN_dw; --model, --nf and --modules choose among IMDN_dw_nf8_m1_x3"
         in capsys.readouterr().err
     )
+    capsys.readouterr()
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", published / "IMDN_dw_nf8_m1_x3.safetensors")
+    assert run_json(capsys, "--scale", "3")["model"] == "IMDN_dw"  # several are ×3, the default one among them
     assert run("--model", "DRLN_slim") == 1
     assert "holds no weights of model=DRLN_slim; " in capsys.readouterr().err
 
@@ -274,7 +277,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--all", "--tile", "9"], "--tile does not go with --all"),
         (["--csv", "photo.png"], "--csv photo.png: its name must end in .csv"),
-        (["--compare", "c", "--hr", "a.png"], "must end in .png or .pdf or .svg"),
+        (["--compare", "c", "--hr", "a.png"], "--compare c: its name must end in .png or"),
         (["photo.png"], "unrecognized arguments: photo.png; --help"),
         (["--model", "imdn"], "invalid choice"),
         (["--device", "cuda:99"], "--device cuda:99"),

@@ -20,7 +20,8 @@ def test_available_memory_is_the_machine_s_or_the_container_s(tmp_path):
 
 
 def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")  # so that it is put back
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     monkeypatch.setattr("sys.platform", "win32")
     keep_freed_memory()
     assert "THP_MEM_ALLOC_ENABLE" not in os.environ

@@ -186,8 +186,10 @@ def test_linked_folders_are_converted(div2k, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/X_HR").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "linked/round").symlink_to(tmp_path / "linked")
+    (tmp_path / "linked/beside").symlink_to(tmp_path / "linked/X_HR")
     assert decode(tmp_path / "linked") == 0
-    assert [str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*.npy")] == ["linked_decoded/X_HR/0001.npy"]
+    decoded = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*.npy"))
+    assert decoded == ["linked_decoded/X_HR/0001.npy", "linked_decoded/beside/0001.npy"]
 
 
 def test_no_image_is_an_error(tmp_path, capsys):

@@ -258,9 +258,9 @@ def test_the_rate_stays_below_its_peak_and_reaches_it():
     assert max(train.learning_rate(step, short) for step in range(30)) == 1e-3
 
 
-def test_a_warm_up_as_long_as_the_run_is_said(decoded, tmp_path, capsys):
-    run(decoded, tmp_path, "--epochs", "1", "--warmup", "3")
-    assert "--warmup 3 is as long as the run" in capsys.readouterr().err
+def test_a_warm_up_longer_than_the_run_is_said(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "1", "--warmup", "4")
+    assert "--warmup 4 is longer than the run" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(decoded, tmp_path):
@@ -456,7 +456,7 @@ def test_clipping_bounds_the_gradient(decoded, tmp_path, monkeypatch):
     assert min(norms[:3]) > 0.011 and max(norms[3:]) <= 0.0101
 
 
-def test_stopped_between_saves_the_best_is_not_lost(decoded, tmp_path, monkeypatch):
+def test_stopped_between_saves_the_best_is_not_lost(decoded, tmp_path, monkeypatch, capsys):
     run(decoded, tmp_path, "--epochs", "1")
     save_state = train.save_state
 
@@ -469,16 +469,18 @@ def test_stopped_between_saves_the_best_is_not_lost(decoded, tmp_path, monkeypat
         patch.setattr(train, "save_state", stop_at_last)
         patch.setattr(train, "validate", lambda *_: 99.0)
         train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2", "--device", "cpu"])
+    assert f"stopped; go on with: python train.py --resume {tmp_path}/last.pth" in capsys.readouterr().err
     assert load_state(tmp_path / "best.pth")["run"]["best_psnr_db"] == 99.0
     assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 1
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2", "--device", "cpu"])
     assert load_state(tmp_path / "last.pth")["run"]["epoch"] == 2
 
 
-def test_a_run_that_fails_at_once_can_be_started_again(decoded, tmp_path, monkeypatch):
+def test_a_run_that_fails_at_once_can_be_started_again(decoded, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="^130$"):
         patch.setattr(train, "train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(decoded, tmp_path / "run", "--epochs", "1")
+    assert "stopped; nothing was saved yet" in capsys.readouterr().err
     run(decoded, tmp_path / "run", "--epochs", "1")
 
 

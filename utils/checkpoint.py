@@ -41,6 +41,7 @@ def load_state(path: Path) -> dict:
 
 
 def check_is_file(path: Path) -> None:
+    """Raises CheckpointError where it is not one."""
     if not path.is_file():
         raise CheckpointError(f"{path} is a folder; give a file" if path.is_dir() else f"{path} does not exist")
 

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and those of a tree."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -23,18 +24,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+        if error.filename not in (None, str(temporary), str(path.parent)):
+            raise  # of another file
+        raise OSError(error.errno or errno.EIO, f"cannot be written: {error.strerror or error}", str(path)) from error
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file of a tree; linked folders are entered, each once."""
-    entered = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        yield from (Path(parent, file) for file in files)
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file of a tree; linked folders are entered, but for those that hold the link itself."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in Path(folder).iterdir():
+        if entry.is_dir():
+            yield from files_below(entry, (*above, real))
+        else:
+            yield entry
