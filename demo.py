@@ -38,7 +38,7 @@ from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
-from utils.files import atomic_path, files_below
+from utils.files import atomic_path, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -471,10 +471,18 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
         except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
             problem = str(error).partition("\n")[0] or "out of memory"
             problems.append(problem if str(target) in problem else f"{source}: {problem}")
-    print(f"{len(jobs) - len(problems)} written, {len(problems)} failed: {args.output}")
+    print(f"{len(jobs) - len(problems)} written, {len(problems)} failed{other_files(args)}: {args.output}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def other_files(args: argparse.Namespace) -> str:
+    """How many files of an --input folder are left out for their suffix, and which these are."""
+    files = files_below(args.input) if args.input.is_dir() else ()
+    others = [f for f in files if args.output not in f.parents and not f.name.startswith(".")]
+    suffixes = [f.suffix.lower() or f.name for f in others if f.suffix.lower() not in IMAGE_SUFFIXES]
+    return f", {len(suffixes)} left out ({', '.join(natsorted(set(suffixes)))})" if suffixes else ""
 
 
 def read_colours(path: Path) -> np.ndarray:
@@ -528,7 +536,8 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Writes the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
 
     What a photo holds beyond what its LR tells is noise to a network that learns from it; the mean holds half of it.
-    Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was.
+    Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was; a pair
+    changed since is done again.
 
     Raises:
         DataError: no pairs of this scale, one that cannot be used, or an --output that is not this teacher's.
@@ -539,11 +548,12 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     try:
         for pair, split in tqdm(pairs, unit="image"):
             lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
-            if hr.exists():
+            if is_made_from(pair.lr, lr) and is_made_from(pair.hr, hr):
                 kept += 1
                 continue
-            write_array(lr, open_array(pair.lr))
-            write_array(hr, soften(model, pair, scale, args) if split == "training" else open_array(pair.hr))
+            write_array(lr, open_array(pair.lr), pair.lr)
+            target = soften(model, pair, scale, args) if split == "training" else open_array(pair.hr)
+            write_array(hr, target, pair.hr)
     except KeyboardInterrupt:
         stop("the same command goes on where it was")
     print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
@@ -586,9 +596,9 @@ def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -
     return np.rint((open_array(pair.hr).astype(np.float32) + sr) / 2).astype(np.uint8)
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path, made_from) as temporary:
             np.save(temporary, array)
     except OSError as error:
         raise DataError(f"{error}; the same command goes on where it was") from error

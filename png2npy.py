@@ -24,7 +24,7 @@ from natsort import natsorted
 from tqdm import tqdm
 
 from utils.bicubic import imresize
-from utils.files import atomic_path, files_below
+from utils.files import atomic_path, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.images import list_images, read_rgb
 
@@ -138,11 +138,6 @@ def same_target(jobs: list[Job]) -> list[str]:
     ]
 
 
-def is_made_from(image: Path, npy: Path) -> bool:
-    """A done file carries its image's modification time, so that a changed image, older or newer, is seen."""
-    return npy.exists() and npy.stat().st_mtime_ns == image.stat().st_mtime_ns
-
-
 def convert(job: Job) -> str | None:
     """Returns what is wrong with the image, or None."""
     try:
@@ -160,10 +155,8 @@ def convert(job: Job) -> str | None:
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
             array = imresize(array, 1 / job.lr_scale)
-        with atomic_path(job.npy) as temporary:
+        with atomic_path(job.npy, made_from=job.image) as temporary:
             np.save(temporary, array)
-            mtime = job.image.stat().st_mtime_ns
-            os.utime(temporary, ns=(mtime, mtime))
     except (ValueError, OSError) as error:
         return f"{job.image}: {error}"
     return None

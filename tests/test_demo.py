@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -425,8 +426,11 @@ def test_the_authors_weights_reach_their_figures(protocol, psnr_db, tolerance, c
         assert result["ssim"] == pytest.approx(0.9271, abs=0.0001)
 
 
-def test_a_tree_is_mirrored_and_a_glob_s_files_go_into_a_folder(set5):
+def test_a_tree_is_mirrored_and_a_glob_s_files_go_into_a_folder(set5, capsys):
+    for other in ("movie.GIF", "notes.txt", ".hidden"):
+        Path("Set5", other).touch()
     assert run("--input", "Set5", "--output", "tree") == 0
+    assert "10 written, 0 failed, 2 left out (.gif, .txt): tree" in capsys.readouterr().out
     assert {p.relative_to("tree") for p in Path("tree").rglob("*.png")} == {
         p.relative_to("Set5") for p in Path("Set5").rglob("*.png")
     }
@@ -483,6 +487,17 @@ def test_a_stopped_teacher_goes_on_where_it_was(published, decoded, monkeypatch,
 
 def stop(*_) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_pair_that_changed_is_taught_again(published, decoded, capsys):
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
+    assert run(*flags) == 0
+    before, changed = np.load("taught/DIV2K_train_HR/0002.npy"), decoded / "DIV2K_train_HR/0002.npy"
+    np.save(changed, 255 - np.load(changed))
+    os.utime(changed, (0, 0))  # put back from an old copy
+    assert run(*flags) == 0
+    assert "1 written, 4 done before" in capsys.readouterr().out
+    assert (np.load("taught/DIV2K_train_HR/0002.npy") != before).any()
 
 
 def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, capsys):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`, same suffix; renames it to `path` if the block succeeds.
 
+    Args:
+        made_from: gives `path` its modification time, which `is_made_from` looks at.
     Raises:
         OSError: it cannot be written; names `path`.
     """
@@ -22,6 +24,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
+        if made_from:
+            mtime = made_from.stat().st_mtime_ns
+            os.utime(temporary, ns=(mtime, mtime))
         temporary.replace(path)
     except OSError as error:
         if error.filename not in (None, str(temporary), str(path.parent)):
@@ -30,6 +35,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def is_made_from(source: Path, path: Path) -> bool:
+    """Whether `path` carries its source's modification time, so that a changed source, older or newer, is seen."""
+    return path.exists() and path.stat().st_mtime_ns == source.stat().st_mtime_ns
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
