@@ -63,6 +63,8 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
 DESCRIBED += ("warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
+REDRAW_SECONDS = 120  # drawing takes about a second, and an epoch on a GPU may take ten
+
 
 class TrainingError(RuntimeError):
     """A run that cannot start or go on; the message says what to do."""
@@ -330,11 +332,11 @@ def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argpars
     return total / count
 
 
-def score(model: nn.Module, set5: BenchmarkSet, ranks: Ranks, args: argparse.Namespace) -> float:
-    """Mean RGB PSNR over Set5 by the course protocol, dB; the first rank draws its images beside the plots."""
+def score(model: nn.Module, set5: BenchmarkSet, draw: bool, ranks: Ranks, args: argparse.Namespace) -> float:
+    """Mean RGB PSNR over Set5 by the course protocol, dB; `draw`: the first rank draws its images beside the plots."""
     scores = evaluate(model, ranks.share(set5.items), args.scale)
-    if ranks.is_first:
-        draw_panel([(s.name, s.sr, s.psnr_db) for s in scores], Path(args.save_dir) / "panel.png")
+    if draw and ranks.is_first:
+        draw_panel([(s.name, s.sr, s.psnr_db) for s in scores], args.save_dir / "panel.png")
     total, count = ranks.sum((sum(s.psnr_db for s in scores), len(scores)), args.device)
     return total / count
 
@@ -606,9 +608,12 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = ema.model if ema else model
     earlier, started = run.seconds, time.monotonic()
+    drawn = started
     for epoch in range(run.epoch + 1, args.epochs + 1):
         train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
+        if draw := epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS:
+            drawn = time.monotonic()
         evaluated.eval()
         entry = {
             "epoch": epoch,
@@ -616,7 +621,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             "learning_rate": learning_rate(epoch * args.iterations - 1, args),
             "train_loss": train_loss,
             "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
-            "set5_psnr_db": score(evaluated, set5, ranks, args) if is_due and set5 else None,
+            "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
             "hours": (earlier + time.monotonic() - started) / 3600,
         }
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
@@ -627,6 +632,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         if ranks.is_first:
             description = describe_run(run, args, len(train_set.pairs), gflops, mparams)
             save(model, ema, optimizer, run, is_best, description, args)
+            if draw:
+                draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
             log_to_tensorboard(entry)
             print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
     ranks.meet()
@@ -642,7 +649,7 @@ def save(
     description: dict,
     args: argparse.Namespace,
 ) -> None:
-    """Writes the states, the best weights, the log and the plots."""
+    """Writes the states, the best weights and the log."""
     state = {
         "name": args.model,
         "hyperparameters": run.hyperparameters,
@@ -657,7 +664,6 @@ def save(
         save_state(args.save_dir / "best.pth", state)
     save_state(args.save_dir / "last.pth", state)  # last: a run stopped before this line finds its best again
     write_log(args.save_dir / "log.jsonl", run.history)
-    draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
 
 
 def learning_curve(run: Run) -> list[dict]:

@@ -1,6 +1,7 @@
 """Paths of the reference data, and a tiny decoded DIV2K."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bit for bit, on the CPU
@@ -38,13 +39,19 @@ def write_decoded(root: Path, name: str, stems: list[str], size: tuple[int, int]
         np.save(lr_folder / f"{stem}x{scale}.npy", imresize(hr, 1 / scale))
 
 
-@pytest.fixture
-def decoded(tmp_path: Path) -> Path:
-    """DIV2K_decoded with three training and two validation images."""
-    root = tmp_path / "DIV2K_decoded"
+@pytest.fixture(scope="session")
+def decoded_once(tmp_path_factory) -> Path:
+    """DIV2K_decoded with three training and two validation images; not to be changed."""
+    root = tmp_path_factory.mktemp("decoded") / "DIV2K_decoded"
     write_decoded(root, "DIV2K_train", ["0001", "0002", "0010"], (48, 60))
     write_decoded(root, "DIV2K_valid", ["0801", "0802"], (36, 36))
     return root
+
+
+@pytest.fixture
+def decoded(decoded_once: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(decoded_once, tmp_path / "DIV2K_decoded"))
 
 
 def authors_state(model) -> dict[str, torch.Tensor]:

@@ -301,16 +301,15 @@ def test_ema_by_hand():
     assert ema.model.weight.item() == pytest.approx(10 / 11)
 
 
-@pytest.mark.parametrize("flags", ([], ["--bf16"], ["--cache", "ram"]))
-def test_the_fast_path_learns_what_the_plain_one_does(decoded, tmp_path, flags):
-    """200 steps against a loop of float32 NCHW, one module at a time, one sample at a time."""
-    entry = run(decoded, tmp_path, "--epochs", "2", "--iterations", "100", *flags)
+@pytest.fixture(scope="module")
+def plain_loss(decoded_once) -> float:
+    """Mean of the last 100 of 200 steps by a loop of float32 NCHW, one module at a time, one sample at a time."""
     torch.manual_seed(0)
     model = build_model("IMDN_dw", nf=8, num_modules=1)
     for module in model.modules():
         module.fused = False
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    patches = PairedPatches([(find_pairs(decoded, "training", 3), 1)], scale=3, patch_size=24, split="training")
+    patches = PairedPatches([(find_pairs(decoded_once, "training", 3), 1)], scale=3, patch_size=24, split="training")
     losses = []
     for step in range(200):
         lr, hr = (torch.cat([patches[[i]][part] for i in (2 * step, 2 * step + 1)]) for part in (0, 1))
@@ -319,7 +318,22 @@ def test_the_fast_path_learns_what_the_plain_one_does(decoded, tmp_path, flags):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert entry["train_loss"] == pytest.approx(np.mean(losses[100:]), rel=0.02)
+    return np.mean(losses[100:])
+
+
+@pytest.mark.parametrize("flags", ([], ["--bf16"], ["--cache", "ram"]))
+def test_the_fast_path_learns_what_the_plain_one_does(decoded, tmp_path, flags, plain_loss):
+    entry = run(decoded, tmp_path, "--epochs", "2", "--iterations", "100", *flags)
+    assert entry["train_loss"] == pytest.approx(plain_loss, rel=0.02)
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(120, 1), (0, 3)])
+def test_plots_are_drawn_now_and_then_and_at_the_end(decoded, tmp_path, monkeypatch, seconds, times):
+    drawn = []
+    monkeypatch.setattr(train, "REDRAW_SECONDS", seconds)
+    monkeypatch.setattr(train, "draw_plots", lambda entries, folder: drawn.append(len(entries)))
+    run(decoded, tmp_path, "--epochs", "3")
+    assert len(drawn) == times and drawn[-1] == 3
 
 
 def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, capsys):
