@@ -7,6 +7,7 @@ A decoded set is a tree of .npy files (uint8, HWC, RGB) laid out as DIV2K and Fl
     Flickr2K_decoded/Flickr2K_HR/000001.npy   Flickr2K_decoded/Flickr2K_LR_bicubic/X3/000001x3.npy
 """
 
+import os
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,15 @@ import numpy as np
 import torch
 from natsort import natsorted
 from torch import Tensor
+from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
+CELL = 16  # LR pixels a side, within which crop positions are equally likely
+LEAST_DETAIL = 0.05  # grey levels: flat patches stay possible
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 
@@ -197,6 +201,44 @@ class MappedArrays:
         self.sources = [np.array(open_array(source)) for source in self.sources]
 
 
+def detail(lr: np.ndarray) -> np.ndarray:
+    """(H, W) float32: what an LR image (H, W, 3) loses when it is halved and enlarged again, in grey levels."""
+    height, width = lr.shape[:2]
+    half = cv2.resize(lr, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
+    return cv2.absdiff(lr, cv2.resize(half, (width, height), interpolation=cv2.INTER_CUBIC)).mean(2, np.float32)
+
+
+def cell_weights(lr: np.ndarray, size: int, power: float) -> np.ndarray:
+    """(rows, columns): sums of `detail`'s mean over an LR patch, to a power, over the patch positions of each cell."""
+    sums = cv2.integral(detail(lr))
+    means = (sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]) / size**2
+    rows, columns = means.shape
+    cells = np.zeros((-(-rows // CELL) * CELL, -(-columns // CELL) * CELL))
+    cells[:rows, :columns] = np.maximum(means, LEAST_DETAIL) ** power
+    return cells.reshape(len(cells) // CELL, CELL, -1, CELL).sum(axis=(1, 3))
+
+
+class Cells:
+    """The patch positions of all images in squares, to be drawn by weight; only the running sum of these is kept."""
+
+    def __init__(self, lr: "MappedArrays", repeats: Sequence[int], size: int, power: float) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
+            bar = tqdm(weights, "detail", len(lr), leave=False, disable=None, unit="image")
+            grids = [grid * repeat for grid, repeat in zip(bar, repeats, strict=True)]
+        self.columns = np.array([grid.shape[1] for grid in grids])
+        self.starts = np.cumsum([0, *(grid.size for grid in grids)])
+        self.cumulative = np.cumsum(np.concatenate([grid.ravel() for grid in grids]))
+        self.cumulative /= self.cumulative[-1]
+
+    def choose(self, choice: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers in [0, 1) -> each cell's image, top and left, in LR pixels."""
+        cell = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.cumulative) - 1)
+        image = np.searchsorted(self.starts, cell, side="right") - 1
+        row, column = np.divmod(cell - self.starts[image], self.columns[image])
+        return image, CELL * row, CELL * column
+
+
 class PairedPatches:
     """Batches of aligned LR and HR patches; sample i is a pure function of (seed, i).
 
@@ -208,12 +250,20 @@ class PairedPatches:
         sets: pairs of each set, and how often it is repeated.
         patch_size: HR pixels, a multiple of the scale.
         split: `training` or `validation`.
+        detail: for training; positions are as likely as the detail in their patch, to this power. 0: equally.
     Raises:
         DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
     """
 
     def __init__(
-        self, sets: Sequence[tuple[Sequence[Pair], int]], *, scale: int, patch_size: int, split: str, seed: int = 0
+        self,
+        sets: Sequence[tuple[Sequence[Pair], int]],
+        *,
+        scale: int,
+        patch_size: int,
+        split: str,
+        seed: int = 0,
+        detail: float = 0.0,
     ) -> None:
         if patch_size < scale or patch_size % scale:
             raise DataError(f"{split} patch size {patch_size} is not a positive multiple of the scale {scale}")
@@ -235,6 +285,7 @@ class PairedPatches:
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
+        self.cells = Cells(self.lr, repeats, patch_size // scale, detail) if detail else None
 
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""
@@ -244,14 +295,19 @@ class PairedPatches:
         """What samples `indices` are."""
         indices = np.asarray(indices)
         choice, vertical, horizontal, orientation = random_uniform(self.seed, indices, 4)
-        if self.split == "training":
-            image = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.pairs) - 1)
-            orientation = (orientation * 8).astype(int)
-        else:
+        top = left = np.zeros_like(indices)
+        if self.split == "validation":
             image = self.order[indices % len(self.order)]
-            orientation = np.zeros_like(image)
-        rows, columns = self.positions[image].T
-        return Draws(image, (vertical * rows).astype(int), (horizontal * columns).astype(int), orientation)
+            orientation = np.zeros_like(choice)
+        elif self.cells:
+            image, top, left = self.cells.choose(choice)
+        else:
+            image = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.pairs) - 1)
+        rows, columns = self.positions[image].T - (top, left)
+        if self.cells:
+            rows, columns = rows.clip(max=CELL), columns.clip(max=CELL)
+        top, left = top + (vertical * rows).astype(int), left + (horizontal * columns).astype(int)
+        return Draws(image, top, left, (orientation * 8).astype(int))
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A whole batch, uint8 in channels_last: (n, 3, patch/scale, patch/scale) and (n, 3, patch, patch)."""

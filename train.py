@@ -52,7 +52,7 @@ LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": p
 
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
 FIXED = ("model", "nf", "modules", "scale", "init", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
-FIXED += ("valid_patch", "valid_repeat", "save_dir")
+FIXED += ("detail", "valid_patch", "valid_repeat", "save_dir")
 
 
 # Flags that belong to the machine: a resumed run chooses them anew.
@@ -60,7 +60,18 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 
 
 # Flags, as they came out, that published weights tell of.
-DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
+DESCRIBED = (
+    "batch",
+    "patch",
+    "detail",
+    "optimizer",
+    "precondition_every",
+    "cautious",
+    "loss",
+    "lr",
+    "schedule",
+    "lr_min",
+)
 DESCRIBED += ("warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
 REDRAW_SECONDS = 120  # drawing takes about a second, and an epoch on a GPU may take ten
@@ -97,6 +108,13 @@ def make_parser() -> FlagParser:
     )
     data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1)")
     data.add_argument("--patch", type=int, default=192, help="HR pixels")
+    data.add_argument(
+        "--detail",
+        type=float,
+        default=0.0,
+        metavar="POWER",
+        help="draw patches as often as they hold detail, to this power (0: every crop as often)",
+    )
     data.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
     data.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
     data.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
@@ -169,9 +187,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         parser.set_defaults(**saved)
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv})
         for flag in FIXED:
-            if getattr(args, flag) != saved[flag]:
-                name, value = flag.replace("_", "-"), getattr(args, flag)
-                parser.error(f"--{name} {value}: the resumed run has {saved[flag]}, and it cannot change")
+            value, before = getattr(args, flag), saved.get(flag, parser.get_default(flag))  # an older run lacks some
+            if value != before:
+                name = flag.replace("_", "-")
+                parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
     check_args(parser, args)
     return args, state
 
@@ -197,6 +216,8 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     for flag in ("lr_min", "warmup", "seed", "workers", "clip"):
         if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
+    if not 0 <= args.detail <= 8:
+        parser.error(f"--detail {args.detail}: must be from 0 to 8")
     if args.lr_min is not None and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
     if not 0 <= args.ema < 1:
@@ -262,7 +283,14 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
             raise DataError(why_empty(without[0]))
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
-    train = PairedPatches(sets["training"], scale=args.scale, patch_size=args.patch, split="training", seed=args.seed)
+    train = PairedPatches(
+        sets["training"],
+        scale=args.scale,
+        patch_size=args.patch,
+        split="training",
+        seed=args.seed,
+        detail=args.detail,
+    )
     valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,

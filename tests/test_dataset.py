@@ -1,15 +1,20 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED, needs_shared, smooth_image, write_decoded
 
 from dataset import (
+    CELL,
+    LEAST_DETAIL,
     BenchmarkSet,
     DataError,
     DevicePatches,
     MappedArrays,
     Pair,
     PairedPatches,
+    detail,
     find_pairs,
     prefetch,
     random_uniform,
@@ -81,6 +86,44 @@ def test_every_position_is_equally_likely_times_repeat():
     assert dataset.cumulative.tolist() == pytest.approx([expected, 1])
 
 
+def half_textured(height: int, width: int) -> Pair:
+    """LR pixels that are random to the left and flat to the right."""
+    lr = np.full((height, width, 3), 128, np.uint8)
+    lr[:, : width // 2] = np.random.default_rng(0).integers(0, 256, (height, width // 2, 3))
+    return Pair("half", lr, lr.repeat(3, 0).repeat(3, 1))
+
+
+@pytest.mark.parametrize("power", (0.5, 1, 2))
+def test_patches_are_drawn_as_often_as_they_hold_detail(power):
+    pairs, size = [coordinate_pair(31, 12), half_textured(40, 57)], 8
+    repeats = (3, 1)
+    sets = [([pair], repeat) for pair, repeat in zip(pairs, repeats)]
+    dataset = PairedPatches(sets, scale=3, patch_size=3 * size, split="training", detail=power)
+    expected = {}
+    for number, (pair, repeat) in enumerate(zip(pairs, repeats)):
+        lost = detail(pair.lr)
+        for top, left in np.ndindex(pair.lr.shape[0] - size + 1, pair.lr.shape[1] - size + 1):
+            weight = max(float(lost[top : top + size, left : left + size].mean()), LEAST_DETAIL) ** power
+            cell = (number, top // CELL, left // CELL)
+            expected[cell] = expected.get(cell, 0) + repeat * weight
+    draws = dataset.draw(range(20000))
+    assert (draws.top <= dataset.positions[draws.image, 0] - 1).all()
+    assert (draws.left <= dataset.positions[draws.image, 1] - 1).all()
+    found = Counter(zip(draws.image, draws.top // CELL, draws.left // CELL))
+    for cell, weight in expected.items():
+        share = weight / sum(expected.values())
+        assert found[cell] / 20000 == pytest.approx(share, abs=5 * (share / 20000) ** 0.5), cell
+    assert len(set(zip(draws.image, draws.top, draws.left))) > 900  # of 24·5 + 33·50: everywhere inside a cell
+    lr, hr = dataset[range(32)]
+    assert torch.equal(hr, lr.repeat_interleave(3, 2).repeat_interleave(3, 3))
+
+
+def test_flat_images_can_be_drawn_by_detail():
+    flat = Pair("flat", np.zeros((20, 20, 3), np.uint8), np.zeros((60, 60, 3), np.uint8))
+    draws = PairedPatches([([flat], 1)], scale=3, patch_size=12, split="training", detail=1).draw(range(1000))
+    assert draws.top.mean() == pytest.approx(8, abs=0.6) and draws.left.max() == 16
+
+
 def test_a_sample_depends_on_seed_and_index_alone(decoded):
     a, b = patches(decoded, seed=1), patches(decoded, seed=1)
     first, second = a[range(41)], b[(40, 7)]
@@ -89,11 +132,12 @@ def test_a_sample_depends_on_seed_and_index_alone(decoded):
     assert not torch.equal(first[1][:20], first[1][20:40])
 
 
-def test_three_places_give_the_same_patches(decoded):
-    on_disk, in_memory = patches(decoded), patches(decoded)
+@pytest.mark.parametrize("power", (0, 1))
+def test_three_places_give_the_same_patches(decoded, power):
+    on_disk, in_memory = patches(decoded, detail=power), patches(decoded, detail=power)
     in_memory.lr.load()
     in_memory.hr.load()
-    on_device = DevicePatches(patches(decoded), "cpu")
+    on_device = DevicePatches(patches(decoded, detail=power), "cpu")
     for disk, memory, device in zip(on_disk[range(32)], in_memory[range(32)], on_device[range(32)]):
         assert torch.equal(disk, memory) and torch.equal(disk, device)
         assert device.is_contiguous(memory_format=torch.channels_last)

@@ -149,6 +149,7 @@ def test_the_sample_set_trains(tmp_path):
         ["--model", "DRLN_slim", "--modules", "2"],
         ["--loss", "psnr"],
         ["--loss", "fourier"],
+        ["--detail", "1"],
     ),
 )
 def test_other_paths_train(decoded, tmp_path, flags):
@@ -170,6 +171,7 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--ema", "1"], "below 1"),
         (["--data", "a", "b", "c", "--repeat", "1", "2"], "--repeat"),
         (["--lr", "nan"], "--lr nan: must be positive"),
+        (["--detail", "-1"], "--detail -1.0: must be from 0 to 8"),
         (["--seed", "-1"], "--seed -1: must not be negative"),
         (["--warmup", "-1"], "--warmup -1"),
         (["--lr", "1e-3", "--lr-min", "1e-2"], "--lr-min 0.01: above --lr 0.001"),

@@ -20,6 +20,7 @@ CHANGES = (
     "",
     "--seed 1",
     "--cautious",
+    "--detail 1",
     "--loss l1",
     "--loss mse",
     "--loss psnr",
