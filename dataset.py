@@ -24,12 +24,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.bicubic import imresize
+from utils.distributed import Ranks
 from utils.images import list_images, read_rgb
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
-CELL = 16  # LR pixels a side, within which crop positions are equally likely
-LEAST_DETAIL = 0.05  # grey levels: flat patches stay possible
+CELL = 16  # LR pixels a side; sums for each position, not each cell of them, would take 256 times the memory
+LEAST_DETAIL = 0.05  # grey levels, a sixtieth of a photo's: also flat images can be drawn from
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 
@@ -201,56 +202,70 @@ class MappedArrays:
         self.sources = [np.array(open_array(source)) for source in self.sources]
 
 
-def detail(lr: np.ndarray) -> np.ndarray:
-    """(H, W) float32: what an LR image (H, W, 3) loses when it is halved and enlarged again, in grey levels."""
+def lost_detail(lr: np.ndarray) -> np.ndarray:
+    """(H, W) float32: what an LR image (H, W, 3) loses when it is halved and enlarged again, grey levels."""
     height, width = lr.shape[:2]
     half = cv2.resize(lr, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
-    return cv2.absdiff(lr, cv2.resize(half, (width, height), interpolation=cv2.INTER_CUBIC)).mean(2, np.float32)
+    lost = cv2.absdiff(lr, cv2.resize(half, (width, height), interpolation=cv2.INTER_CUBIC))
+    return cv2.transform(lost.astype(np.float32), np.full((1, 3), 1 / 3, np.float32))
 
 
 def cell_weights(lr: np.ndarray, size: int, power: float) -> np.ndarray:
-    """(rows, columns): sums of `detail`'s mean over an LR patch, to a power, over the patch positions of each cell."""
-    sums = cv2.integral(detail(lr))
-    means = (sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]) / size**2
-    rows, columns = means.shape
+    """(rows, columns) of cells: the lost detail of each LR patch of `size`, to a power, summed over its positions."""
+    rows, columns = (n - size + 1 for n in lr.shape[:2])
+    means = cv2.blur(lost_detail(lr), (size, size), anchor=(0, 0))[:rows, :columns]
     cells = np.zeros((-(-rows // CELL) * CELL, -(-columns // CELL) * CELL))
     cells[:rows, :columns] = np.maximum(means, LEAST_DETAIL) ** power
     return cells.reshape(len(cells) // CELL, CELL, -1, CELL).sum(axis=(1, 3))
 
 
 class Cells:
-    """The patch positions of all images in squares, to be drawn by weight; only the running sum of these is kept."""
+    """The patch positions of all images in squares, to be drawn by weight; only the running sum of these is kept.
 
-    def __init__(self, lr: "MappedArrays", repeats: Sequence[int], size: int, power: float) -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+    Args:
+        lr: LR images, and in `repeats` how often each is repeated.
+        positions: (n, 2), how many rows and columns of patch positions each has.
+        size, power: as for cell_weights.
+    """
+
+    def __init__(
+        self, lr: MappedArrays, repeats: Sequence[int], positions: np.ndarray, size: int, power: float
+    ) -> None:
+        ranks = Ranks()
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.local_world)) as pool:
             weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
-            bar = tqdm(weights, "detail", len(lr), leave=False, disable=None, unit="image")
+            hidden = None if ranks.is_first else True  # None: where there is no terminal
+            bar = tqdm(weights, "detail", len(lr), leave=False, disable=hidden, unit="image")
             grids = [grid * repeat for grid, repeat in zip(bar, repeats, strict=True)]
+        self.positions = positions
         self.columns = np.array([grid.shape[1] for grid in grids])
         self.starts = np.cumsum([0, *(grid.size for grid in grids)])
         self.cumulative = np.cumsum(np.concatenate([grid.ravel() for grid in grids]))
         self.cumulative /= self.cumulative[-1]
 
-    def choose(self, choice: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers in [0, 1) -> each cell's image, top and left, in LR pixels."""
-        cell = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.cumulative) - 1)
+    def choose(self, choice: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Numbers in [0, 1) -> each cell's image, top and left, rows and columns, in LR pixels."""
+        cell = np.searchsorted(self.cumulative, choice, side="right")
         image = np.searchsorted(self.starts, cell, side="right") - 1
-        row, column = np.divmod(cell - self.starts[image], self.columns[image])
-        return image, CELL * row, CELL * column
+        top, left = CELL * np.array(np.divmod(cell - self.starts[image], self.columns[image]))
+        rows, columns = (self.positions[image].T - (top, left)).clip(max=CELL)
+        return image, top, left, rows, columns
 
 
 class PairedPatches:
     """Batches of aligned LR and HR patches; sample i is a pure function of (seed, i).
 
-    Training draws with replacement: every crop position of every image is equally likely, times its set's repeat,
-    then one of the eight flips and rotations. So it never ends: sample i exists for any i.
+    Training draws with replacement: every crop position of every image is equally likely, or as likely as it holds
+    detail, times its set's repeat; then one of the eight flips and rotations. So it never ends: sample i exists for
+    any i.
     Validation takes image i modulo the number of images, unflipped.
 
     Args:
         sets: pairs of each set, and how often it is repeated.
         patch_size: HR pixels, a multiple of the scale.
         split: `training` or `validation`.
-        detail: for training; positions are as likely as the detail in their patch, to this power. 0: equally.
+        detail: for training; a cell of positions is as likely as the sum of the detail in their patches, each to this
+            power. 0: all positions equally.
     Raises:
         DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
     """
@@ -285,7 +300,7 @@ class PairedPatches:
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
-        self.cells = Cells(self.lr, repeats, patch_size // scale, detail) if detail else None
+        self.cells = Cells(self.lr, repeats, self.positions, patch_size // scale, detail) if detail else None
 
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""
@@ -295,17 +310,15 @@ class PairedPatches:
         """What samples `indices` are."""
         indices = np.asarray(indices)
         choice, vertical, horizontal, orientation = random_uniform(self.seed, indices, 4)
-        top = left = np.zeros_like(indices)
+        top = left = 0
         if self.split == "validation":
-            image = self.order[indices % len(self.order)]
-            orientation = np.zeros_like(choice)
+            image, orientation = self.order[indices % len(self.order)], np.zeros_like(choice)
+            rows, columns = self.positions[image].T
         elif self.cells:
-            image, top, left = self.cells.choose(choice)
+            image, top, left, rows, columns = self.cells.choose(choice)
         else:
             image = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.pairs) - 1)
-        rows, columns = self.positions[image].T - (top, left)
-        if self.cells:
-            rows, columns = rows.clip(max=CELL), columns.clip(max=CELL)
+            rows, columns = self.positions[image].T
         top, left = top + (vertical * rows).astype(int), left + (horizontal * columns).astype(int)
         return Draws(image, top, left, (orientation * 8).astype(int))
 

@@ -548,7 +548,7 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     try:
         for pair, split in tqdm(pairs, unit="image"):
             lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
-            if is_made_from(pair.lr, lr) and is_made_from(pair.hr, hr):
+            if is_made_from(lr, pair.lr) and is_made_from(hr, pair.hr):
                 kept += 1
                 continue
             write_array(lr, open_array(pair.lr), pair.lr)

@@ -148,7 +148,7 @@ def convert(job: Job) -> str | None:
         if not (height and width):
             size = f"{array.shape[1]}×{array.shape[0]}" + (f" at --shrink {job.shrink:g}" if job.shrink else "")
             return f"{job.image}: {size} is smaller than {job.multiple} pixels"
-        if job.hr and is_made_from(job.image, job.hr):  # it may have been decoded whole, or for another scale
+        if job.hr and is_made_from(job.hr, job.image):  # it may have been decoded whole, or for another scale
             height, width = np.load(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
             return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; crop it or use another --pathTo"
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = with_lr_jobs(jobs, args.make_lr)
     if clashes := same_target([*whole, *jobs]):
         return report(clashes)
-    pending = [job for job in jobs if not is_made_from(job.image, job.npy)]
+    pending = [job for job in jobs if not is_made_from(job.npy, job.image)]
     problems = run(pending, args.workers)
     done = len(jobs) - len(pending)
     print(f"{len(pending) - len(problems)} written, {done} done before, {len(problems)} failed: {args.pathTo}")

@@ -2,7 +2,7 @@
 
     python train.py --model IMDN_dw --nf 40 --modules 6
     python train.py --model IMDN_dw --nf 40 --modules 6 --optimizer soap --cautious --lr 3e-3 \
-        --init interpolation --loss fourier --schedule cosine --epochs 20 --ema 0.999 --clip 1
+        --init interpolation --loss fourier --schedule cosine --epochs 20 --ema 0.999 --clip 1 --detail 1
     python train.py --resume runs/IMDN_dw_nf40_m6_x3/last.pth
 
 Writes to --save-dir: last.pth and best.pth (training states; best by validation PSNR), best.safetensors (the weights
@@ -60,19 +60,8 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 
 
 # Flags, as they came out, that published weights tell of.
-DESCRIBED = (
-    "batch",
-    "patch",
-    "detail",
-    "optimizer",
-    "precondition_every",
-    "cautious",
-    "loss",
-    "lr",
-    "schedule",
-    "lr_min",
-)
-DESCRIBED += ("warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
+DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
+DESCRIBED += ("detail", "warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
 REDRAW_SECONDS = 120  # drawing takes about a second, and an epoch on a GPU may take ten
 
@@ -113,7 +102,7 @@ def make_parser() -> FlagParser:
         type=float,
         default=0.0,
         metavar="POWER",
-        help="draw patches as often as they hold detail, to this power (0: every crop as often)",
+        help="draw patches as often as they hold detail, to this power; try 1 (0: every crop as often)",
     )
     data.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
     data.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
@@ -283,14 +272,8 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
             raise DataError(why_empty(without[0]))
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
-    train = PairedPatches(
-        sets["training"],
-        scale=args.scale,
-        patch_size=args.patch,
-        split="training",
-        seed=args.seed,
-        detail=args.detail,
-    )
+    options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed, "detail": args.detail}
+    train = PairedPatches(sets["training"], split="training", **options)
     valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,
@@ -599,8 +582,7 @@ def check_writable(folder: Path) -> None:
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
-    # data and network
-    train_set, valid_set, set5 = open_data(args)
+    # network and data
     model, ema, optimizer, run = build(args, state)
     name = network_name(args.model, run.hyperparameters)
     args.save_dir = Path(args.save_dir or f"runs/{name}")
@@ -616,6 +598,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
     check_writable(args.save_dir)
+    train_set, valid_set, set5 = open_data(args)
     leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
     run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
     gflops, mparams = count_cost(model)
@@ -640,7 +623,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     for epoch in range(run.epoch + 1, args.epochs + 1):
         train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
-        if draw := epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS:
+        if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
         evaluated.eval()
         entry = {

@@ -14,8 +14,8 @@ from dataset import (
     MappedArrays,
     Pair,
     PairedPatches,
-    detail,
     find_pairs,
+    lost_detail,
     prefetch,
     random_uniform,
     sample_pairs,
@@ -86,6 +86,11 @@ def test_every_position_is_equally_likely_times_repeat():
     assert dataset.cumulative.tolist() == pytest.approx([expected, 1])
 
 
+def test_detail_by_hand():
+    board = (np.indices((8, 10)).sum(0) % 2 * 200).astype(np.uint8)[..., None].repeat(3, 2)  # its mean is 100
+    assert lost_detail(board) == pytest.approx(100) and not lost_detail(np.full_like(board, 7)).any()
+
+
 def half_textured(height: int, width: int) -> Pair:
     """LR pixels that are random to the left and flat to the right."""
     lr = np.full((height, width, 3), 128, np.uint8)
@@ -101,7 +106,7 @@ def test_patches_are_drawn_as_often_as_they_hold_detail(power):
     dataset = PairedPatches(sets, scale=3, patch_size=3 * size, split="training", detail=power)
     expected = {}
     for number, (pair, repeat) in enumerate(zip(pairs, repeats)):
-        lost = detail(pair.lr)
+        lost = lost_detail(pair.lr)
         for top, left in np.ndindex(pair.lr.shape[0] - size + 1, pair.lr.shape[1] - size + 1):
             weight = max(float(lost[top : top + size, left : left + size].mean()), LEAST_DETAIL) ** power
             cell = (number, top // CELL, left // CELL)

@@ -73,7 +73,7 @@ def test_soap_changes_its_ways_on_resume(decoded, tmp_path):
     run(decoded, tmp_path, "--optimizer", "soap", "--epochs", "1")
     state = load_state(tmp_path / "last.pth")
     del state["optimizer"]["param_groups"][0]["cautious"]  # as states were before there was such a flag
-    del state["args"]["cautious"]
+    del state["args"]["cautious"], state["args"]["detail"]
     torch.save(state, tmp_path / "last.pth")
     resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs"]
     train.main([*resume, "2", "--cautious", "--precondition-every", "5"])
@@ -149,11 +149,15 @@ def test_the_sample_set_trains(tmp_path):
         ["--model", "DRLN_slim", "--modules", "2"],
         ["--loss", "psnr"],
         ["--loss", "fourier"],
-        ["--detail", "1"],
     ),
 )
 def test_other_paths_train(decoded, tmp_path, flags):
     assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", *flags)["train_loss"])
+
+
+def test_detail_changes_which_patches_are_drawn(decoded, tmp_path):
+    losses = {power: run(decoded, tmp_path / power, "--epochs", "1", "--detail", power)["train_loss"] for power in "08"}
+    assert math.isfinite(losses["8"]) and losses["8"] != losses["0"]
 
 
 def test_learning_lowers_the_loss(decoded, tmp_path):

@@ -37,7 +37,7 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def is_made_from(source: Path, path: Path) -> bool:
+def is_made_from(path: Path, source: Path) -> bool:
     """Whether `path` carries its source's modification time, so that a changed source, older or newer, is seen."""
     return path.exists() and path.stat().st_mtime_ns == source.stat().st_mtime_ns
 

@@ -53,7 +53,7 @@ def measure(queue, network: tuple[str, int, int], width: int, height: int, way: 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv, __doc__, rounds=3, largest_width=3840)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # PyTorch is imported once, and nothing has run in it
+    context.set_forkserver_preload(["torch"])  # imported once; nothing has run in it
     sizes = [size for size in SIZES if size[0] <= args.largest_width] or [(args.largest_width, args.largest_width)]
     rows = []
     for network in NETWORKS:
