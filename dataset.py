@@ -30,7 +30,7 @@ from utils.images import list_images, read_rgb
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
 CELL = 16  # LR pixels a side; sums for each position, not each cell of them, would take 256 times the memory
-LEAST_DETAIL = 0.05  # grey levels, a sixtieth of a photo's: also flat images can be drawn from
+LEAST_DETAIL = 0.05  # grey levels, where photos' LR has 6 on average: flat images can be drawn from, too
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 
