@@ -1,7 +1,7 @@
 """Train a network on decoded DIV2K and Flickr2K, or on the photos that scikit-image ships.
 
     python train.py --model IMDN_dw --nf 40 --modules 6
-    python train.py --model IMDN_dw --nf 40 --modules 6 --optimizer soap --cautious --lr 3e-3 \
+    python train.py --model IMDN_dw --nf 40 --modules 6 --optimizer soap --cautious --lr 6e-3 \
         --init interpolation --loss fourier --schedule cosine --epochs 20 --ema 0.999 --clip 1 --detail 1
     python train.py --resume runs/IMDN_dw_nf40_m6_x3/last.pth
 
