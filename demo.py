@@ -397,9 +397,11 @@ def publish(args: argparse.Namespace) -> None:
     if args.data_note:
         metadata["data"]["note"] = args.data_note
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
+    before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
     save_weights(target, model.cpu(), metadata)
     for name, result in metrics.items():
-        print(f"{target.name}: {name} {result['average_psnr_db']:.3f} dB")
+        replaced = f", before {before[name]['average_psnr_db']:.3f} dB" if name in before else ""
+        print(f"{target.name}: {name} {result['average_psnr_db']:.3f} dB{replaced}")
 
 
 def print_cost(args: argparse.Namespace) -> None:
@@ -497,6 +499,8 @@ def read_colours(path: Path) -> np.ndarray:
 def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Draws --compare: LR, bicubic, ours and, where given, HR, with each one's PSNR (RGB, whole image)."""
     for photo in (args.input, args.hr):
+        if photo and photo.is_dir():
+            raise DataError(f"{photo} is a folder; --compare draws one photo")
         if photo and args.compare.exists() and photo.exists() and args.compare.samefile(photo):
             raise DataError(f"--compare {args.compare} is the photo itself; write somewhere else")
     hr = None

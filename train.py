@@ -11,10 +11,10 @@ alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
 
 import argparse
 import math
-import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +34,7 @@ from utils.cost import count_cost
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
+from utils.files import nearest_existing
 from utils.flags import FlagParser, stop
 from utils.hardware import hardware
 from utils.images import list_images
@@ -574,10 +575,12 @@ def start_from_file(model: nn.Module, path: Path) -> dict:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises TrainingError where a run could not be saved; makes nothing."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise TrainingError(f"--save-dir {folder}: {nearest} is not a folder that can be written to")
+    """Raises TrainingError where a run could not be saved; leaves nothing."""
+    nearest = nearest_existing(folder)
+    try:
+        tempfile.TemporaryDirectory(dir=nearest).cleanup()  # permission bits tell nothing of /proc or a full disk
+    except OSError as error:
+        raise TrainingError(f"--save-dir {folder}: {nearest} is not a folder that can be written to") from error
 
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:

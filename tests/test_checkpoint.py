@@ -114,6 +114,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+    for below in ("x.txt", "new/x.txt"):
+        with pytest.raises(OSError, match=r"cannot be written: .*a\.txt is a file"), atomic_path(target / below):
+            pass
 
 
 @needs_shared("weights/IMDN_x3_official.pth")

@@ -312,6 +312,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         ),
         (["--compare", "c.png", "--hr", "Set5/original/baby.png", "--input", "Set5/LRbicx3/headx3.png"], "not 3 times"),
         (["--compare", "Set5/original/baby.png", "--hr", "Set5/original/baby.png"], "is the photo itself"),
+        (["--compare", "c.png", "--input", "Set5/LRbicx3"], "LRbicx3 is a folder; --compare draws one photo"),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
@@ -396,6 +397,8 @@ def test_publishing_measures_and_keeps_the_run(set5, published, capsys):
     assert set(metrics) == {"valid_psnr_db", "Set5 course", "Set5 paper", "original paper"}
     assert metrics["Set5 course"]["average_psnr_db"] == run_json(capsys)["average_psnr_db"]
     assert metrics["Set5 paper"] == metrics["original paper"] and metrics["Set5 paper"]["ssim"] > 0
+    assert run(*flags) == 0
+    assert f"before {metrics['Set5 course']['average_psnr_db']:.3f} dB" in capsys.readouterr().out
 
 
 def test_only_runs_of_train_py_on_set5_are_published(set5, published, monkeypatch, capsys):

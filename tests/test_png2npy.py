@@ -92,6 +92,15 @@ def test_make_lr_of_hr_that_was_decoded_whole_says_so(tmp_path, capsys):
     assert "a.png: 24×25 is not a multiple of 3; crop it or use another --pathTo" in capsys.readouterr().err
 
 
+def test_an_image_that_cannot_be_read_counts_once(tmp_path, capsys):
+    (tmp_path / "own/my_train_HR").mkdir(parents=True)
+    (tmp_path / "own/my_train_HR/a.png").write_bytes(b"")
+    write_rgb(tmp_path / "own/my_train_HR/b.png", smooth_image(24, 30))
+    assert decode(tmp_path / "own", "--make-lr", "3") == 1
+    out, err = capsys.readouterr()
+    assert "2 written, 0 done before, 1 failed" in out and err.count("error: ") == 1
+
+
 def test_shrink_writes_smaller_training_pairs(div2k, tmp_path, capsys):
     for name in ("DIV2K_train_HR/0001", "DIV2K_train_HR/0002", "DIV2K_valid_HR/0801"):
         write_rgb(div2k / f"{name}.png", smooth_image(40, 50))

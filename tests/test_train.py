@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -269,10 +271,13 @@ def test_a_warm_up_longer_than_the_run_is_said(decoded, tmp_path, capsys):
     assert "--warmup 4 is longer than the run" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_training(decoded, tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_before_training(decoded, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match=r"--save-dir .*sub: .*file is not a folder"):
         run(decoded, tmp_path / "file/sub", "--epochs", "1")
+    monkeypatch.setattr(tempfile, "mkdtemp", Mock(side_effect=OSError("No space left on device")))
+    with pytest.raises(SystemExit, match=r"--save-dir .*sub: .* is not a folder that can be written to"):
+        run(decoded, tmp_path / "sub", "--epochs", "1")
 
 
 def test_schedule_in_its_three_cases():

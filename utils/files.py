@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the nearest above it that exists."""
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
 @contextmanager
 def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`, same suffix; renames it to `path` if the block succeeds.
@@ -31,7 +36,9 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, str(temporary), str(path.parent)):
             raise  # of another file
-        raise OSError(error.errno or errno.EIO, f"cannot be written: {error.strerror or error}", str(path)) from error
+        above = nearest_existing(path.parent)
+        reason = (error.strerror or error) if above.is_dir() else f"{above} is a file"
+        raise OSError(error.errno or errno.EIO, f"cannot be written: {reason}", str(path)) from error
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
