@@ -104,6 +104,39 @@ def sample_pairs(split: str, scale: int) -> list[Pair]:
     return [Pair(Path(name).stem, *downscaled(read_rgb(Path(data_dir) / name), scale)) for name in names]
 
 
+def noise_pairs(scale: int, side: int) -> list[Pair]:
+    """Pairs of what no photo shows: noise, checkerboards, stripes and noisy photos, HR by bicubic.
+
+    Attention that has seen photos alone can multiply such LR to a million times its range; a few patches of it among
+    those of photos (some 5 %) keep a network's output within bounds.
+
+    Args:
+        side: of the LR images, pixels.
+    """
+    rng = np.random.default_rng(0)
+    images = {}
+    for channels in (1, 3):
+        for cell in (1, 2, 3):
+            shape = (-(-side // cell), -(-side // cell), channels)
+            for kind, levels in (("uniform", rng.integers(0, 256, shape)), ("binary", 255 * rng.integers(0, 2, shape))):
+                images[f"{kind}_{channels}_{cell}"] = levels.repeat(cell, axis=0).repeat(cell, axis=1)
+        for period in (1, 2, 3, 4):
+            colours = np.array([[0], [255]]) if channels == 1 else 255 * (rng.permutation(8)[:2, None] // (4, 2, 1) % 2)
+            bands = np.arange(side) // period
+            images[f"checkerboard_{channels}_{period}"] = colours[(bands[:, None] + bands) % 2]
+            images[f"stripes_{channels}_{period}"] = colours[np.broadcast_to(bands % 2, (side, side))]
+    for photo in sample_pairs("training", scale):
+        for sigma in (25, 50, 75, 100, 150):
+            crop = photo.lr.take(range(side), axis=0, mode="wrap").take(range(side), axis=1, mode="wrap")
+            images[f"{photo.name}_{sigma}"] = crop + sigma * rng.standard_normal((side, side, 3))
+    pairs = []
+    for name, image in images.items():
+        lr = np.empty((side, side, 3), np.uint8)
+        lr[:] = image[:side, :side].clip(0, 255)
+        pairs.append(Pair(name, lr, imresize(lr, scale)))
+    return pairs
+
+
 def downscaled(image: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """(lr, hr): the image cropped to a multiple of the scale, and its MATLAB bicubic."""
     height, width = (n // scale * scale for n in image.shape[:2])

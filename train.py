@@ -27,7 +27,18 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dataset import TEACHER, BenchmarkSet, DataError, DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
+from dataset import (
+    TEACHER,
+    BenchmarkSet,
+    DataError,
+    DevicePatches,
+    Pair,
+    PairedPatches,
+    find_pairs,
+    noise_pairs,
+    prefetch,
+    sample_pairs,
+)
 from models import MODELS, build_model, chain, complete_hyperparameters
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
@@ -94,7 +105,8 @@ def make_parser() -> FlagParser:
         "--data",
         nargs="+",
         default=["DIV2K_decoded", "Flickr2K_decoded"],
-        help="decoded sets (folders that png2npy.py wrote), or `sample`",
+        help="decoded sets (folders that png2npy.py wrote), or `sample`; `noise` beside sets: noise and patterns, which"
+        " keep the output within bounds",
     )
     data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1)")
     data.add_argument("--patch", type=int, default=192, help="HR pixels")
@@ -266,7 +278,7 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
         sets = {split: [(sample_pairs(split, args.scale), 1)] for split in ("training", "validation")}
     else:
         sets = {
-            split: [(find_pairs(Path(root), split, args.scale), repeat) for root, repeat in zip(args.data, args.repeat)]
+            split: [(open_pairs(root, split, args), repeat) for root, repeat in zip(args.data, args.repeat)]
             for split in ("training", "validation")
         }
         if without := [Path(root) for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]:
@@ -283,6 +295,13 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
     )
     set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
     return train, valid, set5
+
+
+def open_pairs(root: str, split: str, args: argparse.Namespace) -> list[Pair]:
+    """A decoded set's pairs, or those of `noise`, which is for training alone."""
+    if root != "noise":
+        return find_pairs(Path(root), split, args.scale)
+    return noise_pairs(args.scale, args.patch // args.scale + 64) if split == "training" else []
 
 
 def why_empty(root: Path) -> str:

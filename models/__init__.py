@@ -47,7 +47,7 @@ def build_model(name: str, **hyperparameters: int | None) -> nn.Module:
 
 
 def load(path: str | Path) -> nn.Module:
-    """A network with its weights, ready to run: `load("checkpoint/IMDN_dw_nf32_m10_x3.safetensors")`.
+    """A network with its weights, ready to run: `load("checkpoint/IMDN_dw_nf36_m8_x3.safetensors")`.
 
     Args:
         path: weights that say which network they are, as those in checkpoint/ and the IMDN authors' do.

@@ -67,6 +67,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
         ("DIV2K_shrunk_taught", "DIV2K_train"),
         ("Flickr2K_taught", "Flickr2K"),
         ("Flickr2K_shrunk_taught", "Flickr2K"),
+        ("Flickr2K_shrunk75_taught", "Flickr2K"),
     ):
         write_decoded(Path(folder), split, ["1"], (24, 27))
     for name in (*(f"Set5/original/{name}.png" for name in SET5), "B100/a.png", "photo.png", "photos/a.png"):
@@ -80,10 +81,10 @@ def workplace(tmp_path, monkeypatch) -> Path:
     metadata = {"commands": [leg], "data": {"sets": []}, "metrics": {}}
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
-    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf32_m10_x3.safetensors")
-    default = ("checkpoint/IMDN_dw_nf32_m10_x3", "before")
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf36_m8_x3.safetensors")
+    default = ("checkpoint/IMDN_dw_nf36_m8_x3", "before", "runs/leg/best")
     networks = {f"{TRAINED}/best": ("IMDN_dw", 40, 6), "checkpoint/IMDN_RTC_nf12_m5_x3": ("IMDN_RTC", 12, 5)}
-    for file, (name, nf, modules) in (networks | dict.fromkeys(default, ("IMDN_dw", 32, 10))).items():
+    for file, (name, nf, modules) in (networks | dict.fromkeys(default, ("IMDN_dw", 36, 8))).items():
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}
         described = metadata | {"model": name, "hyperparameters": sizes}
         save_weights(Path(f"{file}.safetensors"), build_model(name, **sizes), described)
