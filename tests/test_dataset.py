@@ -16,10 +16,12 @@ from dataset import (
     PairedPatches,
     find_pairs,
     lost_detail,
+    noise_pairs,
     prefetch,
     random_uniform,
     sample_pairs,
 )
+from utils.bicubic import imresize
 from utils.images import write_rgb
 
 
@@ -245,6 +247,16 @@ def test_the_sample_set_needs_no_download(scale):
     assert len(training) >= 3 and len(validation) == 2
     assert not {p.name for p in training} & {p.name for p in validation}
     PairedPatches([(training, 1)], scale=scale, patch_size=48 * scale, split="training")[range(2)]
+
+
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_noise_is_the_same_each_time_and_enlarged_by_bicubic(scale):
+    pairs = noise_pairs(scale, 50)
+    assert len({pair.name for pair in pairs}) == len(pairs) > 40
+    for pair, again in zip(pairs, noise_pairs(scale, 50), strict=True):
+        assert pair.lr.shape == (50, 50, 3) and pair.lr.std() > 1
+        np.testing.assert_array_equal(pair.lr, again.lr)
+        np.testing.assert_array_equal(pair.hr, imresize(pair.lr, scale))
 
 
 def test_benchmark_from_set5_layout(tmp_path):

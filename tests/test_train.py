@@ -18,7 +18,7 @@ import torch
 from conftest import smooth_image
 
 import train
-from dataset import TEACHER, PairedPatches, find_pairs
+from dataset import TEACHER, PairedPatches, find_pairs, noise_pairs
 from models import build_model
 from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
@@ -133,6 +133,14 @@ def test_the_best_is_chosen_by_validation_never_by_set5(decoded, tmp_path, monke
     run(decoded, tmp_path / "run", "--epochs", "2", "--set5", str(tmp_path))
     assert load_state(tmp_path / "run/best.pth")["run"]["epoch"] == 1
     assert load_state(tmp_path / "run/last.pth")["run"]["epoch"] == 2
+
+
+def test_noise_is_drawn_beside_photos(decoded, tmp_path, capsys):
+    run(decoded, tmp_path / "run", "--epochs", "1", "--data", str(decoded), "noise", "--repeat", "1", "2")
+    images = len(find_pairs(decoded, "training", 3)) + len(noise_pairs(3, 72))
+    assert f"{images} training and 2 validation images" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="none of --data noise holds validation images"):
+        run(decoded, tmp_path / "alone", "--epochs", "1", "--data", "noise")
 
 
 def test_the_sample_set_trains(tmp_path):
