@@ -8,8 +8,9 @@ from conftest import SHARED, needs_shared
 
 from dataset import SET5, BenchmarkSet
 from models import load
+from tests.benchmarks.noise import images
 from utils.checkpoint import read_weights
-from utils.evaluation import average, evaluate
+from utils.evaluation import average, evaluate, to_tensor
 
 PUBLISHED = sorted((Path(__file__).resolve().parents[1] / "checkpoint").glob("*.safetensors"))
 
@@ -50,3 +51,9 @@ def test_published_weights_score_what_they_say(path, name):
     scores = evaluate(change(load(path)), chosen, metadata["hyperparameters"]["scale"])
     published = metadata["metrics"]["Set5 course"]["per_image"]
     assert average(s.psnr_db for s in scores) == pytest.approx(average(published[n] for n in images), abs=tolerance)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_weights_stay_within_bounds_on_a_noisy_photo(path):
+    assert load(path)(to_tensor(images()["sigma 50"])).abs().max() < 2

@@ -28,6 +28,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PUBLISHED = natsorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
+    "noise": [],
     "loader": ["--images", "1", "--batches", "2", "--batch", "2", "--workers", "1"],
     "training": ["--rounds", "1", "--largest-batch", "1"],
     "recipe": ["--data", "sample", "--iterations", "1", "--valid-patch", "24", "--valid-repeat", "1"],
