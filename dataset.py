@@ -107,10 +107,11 @@ def sample_pairs(split: str, scale: int) -> list[Pair]:
 def noise_pairs(scale: int, side: int) -> list[Pair]:
     """Pairs of what no photo shows: noise, checkerboards, stripes and noisy photos, HR by bicubic.
 
-    Attention that has seen photos alone can multiply such LR to a million times its range; a few patches of it among
-    those of photos (some 5 %) keep a network's output within bounds.
+    A network with attention that has seen photos alone can answer such LR with values of a million; a few such patches
+    among those of photos (some 5 %) make these far smaller.
 
     Args:
+        scale: of the network.
         side: of the LR images, pixels.
     """
     rng = np.random.default_rng(0)

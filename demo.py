@@ -384,6 +384,8 @@ def publish(args: argparse.Namespace) -> None:
         raise CheckpointError(
             f"{args.checkpoint} does not say how it was trained; give a best.safetensors of train.py's"
         )
+    target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
+    before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
     scale, folder, metrics = metadata["hyperparameters"]["scale"], args.benchmark, {}
     for protocol in PROTOCOLS:
         args.protocol, args.benchmark = protocol, None
@@ -396,8 +398,6 @@ def publish(args: argparse.Namespace) -> None:
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
     if args.data_note:
         metadata["data"]["note"] = args.data_note
-    target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
-    before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
     save_weights(target, model.cpu(), metadata)
     for name, result in metrics.items():
         replaced = f", before {before[name]['average_psnr_db']:.3f} dB" if name in before else ""

@@ -249,8 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     pending = [job for job in jobs if not is_made_from(job.npy, job.image)]
     problems = run(pending, args.workers)
     done = len(jobs) - len(pending)
-    images = len(set(problems))  # where HR cannot be read, its LR failed for the same reason
-    print(f"{len(pending) - len(problems)} written, {done} done before, {images} failed: {args.pathTo}")
+    failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
+    print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")
     return report(problems)
 
 

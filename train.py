@@ -105,8 +105,8 @@ def make_parser() -> FlagParser:
         "--data",
         nargs="+",
         default=["DIV2K_decoded", "Flickr2K_decoded"],
-        help="decoded sets (folders that png2npy.py wrote), or `sample`; `noise` beside sets: noise and patterns, which"
-        " keep the output within bounds",
+        help="decoded sets (folders that png2npy.py wrote), or `sample`; `noise` beside sets: noise and patterns, to"
+        " which a network with attention may else answer with huge values",
     )
     data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1)")
     data.add_argument("--patch", type=int, default=192, help="HR pixels")

@@ -13,7 +13,7 @@ from models import build_model
 from utils.checkpoint import METADATA_KEY, CheckpointError
 from utils.files import atomic_path
 
-TOLERANCE = 1e-4  # of an exported file against PyTorch, on images in [0, 1]
+TOLERANCE = 1e-4  # of an exported file against PyTorch, relative to the largest output where that is above 1
 INSTALL = "pip install onnx onnxruntime"
 
 
@@ -104,5 +104,5 @@ def export_onnx(model: nn.Module, path: Path, metadata: dict) -> float:
 @torch.inference_mode()
 def largest_difference(model: nn.Module, exported: OnnxNetwork) -> float:
     lr = torch.rand(1, 3, 27, 61, generator=torch.Generator().manual_seed(0))
-    sr = model(lr)  # of noise, which may be far outside [0, 1]
+    sr = model(lr)  # LR is noise, so it may be far outside [0, 1]
     return ((sr - exported(lr)).abs().max() / sr.abs().max().clamp(min=1)).item()
