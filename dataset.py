@@ -108,7 +108,7 @@ def noise_pairs(scale: int, side: int) -> list[Pair]:
     """Pairs of what no photo shows: noise, checkerboards, stripes and noisy photos, HR by bicubic.
 
     A network with attention that has seen photos alone can answer such LR with values of a million; a few such patches
-    among those of photos (some 5 %) make these far smaller.
+    among those of photos make these far smaller.
 
     Args:
         scale: of the network.
@@ -253,6 +253,12 @@ def cell_weights(lr: np.ndarray, size: int, power: float) -> np.ndarray:
     return cells.reshape(len(cells) // CELL, CELL, -1, CELL).sum(axis=(1, 3))
 
 
+def scale_to_share(weights: np.ndarray, first: int, share: float) -> None:
+    """Scales those from number `first` on, in place, so that they make up `share` of the sum; 0: as they are."""
+    if share:
+        weights[first:] *= share / (1 - share) * weights[:first].sum() / weights[first:].sum()
+
+
 class Cells:
     """The patch positions of all images in squares, to be drawn by weight; only the running sum of these is kept.
 
@@ -260,10 +266,19 @@ class Cells:
         lr: LR images, and in `repeats` how often each is repeated.
         positions: (n, 2), how many rows and columns of patch positions each has.
         size, power: as for cell_weights.
+        images, noise: the images from number `images` on make up this share.
     """
 
     def __init__(
-        self, lr: MappedArrays, repeats: Sequence[int], positions: np.ndarray, size: int, power: float
+        self,
+        lr: MappedArrays,
+        repeats: Sequence[int],
+        positions: np.ndarray,
+        *,
+        size: int,
+        power: float,
+        images: int,
+        noise: float,
     ) -> None:
         ranks = Ranks()
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.local_world)) as pool:
@@ -274,7 +289,9 @@ class Cells:
         self.positions = positions
         self.columns = np.array([grid.shape[1] for grid in grids])
         self.starts = np.cumsum([0, *(grid.size for grid in grids)])
-        self.cumulative = np.cumsum(np.concatenate([grid.ravel() for grid in grids]))
+        weights = np.concatenate([grid.ravel() for grid in grids])
+        scale_to_share(weights, self.starts[images], noise)
+        self.cumulative = np.cumsum(weights)
         self.cumulative /= self.cumulative[-1]
 
     def choose(self, choice: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -300,6 +317,7 @@ class PairedPatches:
         split: `training` or `validation`.
         detail: for training; a cell of positions is as likely as the sum of the detail in their patches, each to this
             power. 0: all positions equally.
+        noise: for training; this share of the samples are of `noise_pairs` instead. `images` counts the others.
     Raises:
         DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
     """
@@ -313,6 +331,7 @@ class PairedPatches:
         split: str,
         seed: int = 0,
         detail: float = 0.0,
+        noise: float = 0.0,
     ) -> None:
         if patch_size < scale or patch_size % scale:
             raise DataError(f"{split} patch size {patch_size} is not a positive multiple of the scale {scale}")
@@ -321,6 +340,10 @@ class PairedPatches:
         repeats = [repeat for pairs, repeat in sets for _ in pairs]
         if not self.pairs:
             raise DataError(f"no {split} images")
+        self.images = len(self.pairs)
+        if noise:
+            self.pairs += noise_pairs(scale, patch_size // scale + 64)
+            repeats += [1] * (len(self.pairs) - self.images)
         self.lr = MappedArrays([pair.lr for pair in self.pairs])
         self.hr = MappedArrays([pair.hr for pair in self.pairs])
         for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
@@ -332,9 +355,12 @@ class PairedPatches:
                 )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
+        scale_to_share(weights, self.images, noise)
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
-        self.cells = Cells(self.lr, repeats, self.positions, patch_size // scale, detail) if detail else None
+        shares = {"images": self.images, "noise": noise}
+        size = patch_size // scale
+        self.cells = Cells(self.lr, repeats, self.positions, size=size, power=detail, **shares) if detail else None
 
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""

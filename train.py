@@ -32,10 +32,8 @@ from dataset import (
     BenchmarkSet,
     DataError,
     DevicePatches,
-    Pair,
     PairedPatches,
     find_pairs,
-    noise_pairs,
     prefetch,
     sample_pairs,
 )
@@ -64,7 +62,7 @@ LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": p
 
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
 FIXED = ("model", "nf", "modules", "scale", "init", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
-FIXED += ("detail", "valid_patch", "valid_repeat", "save_dir")
+FIXED += ("detail", "noise", "valid_patch", "valid_repeat", "save_dir")
 
 
 # Flags that belong to the machine: a resumed run chooses them anew.
@@ -73,7 +71,7 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 
 # Flags, as they came out, that published weights tell of.
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
-DESCRIBED += ("detail", "warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
+DESCRIBED += ("detail", "noise", "warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
 REDRAW_SECONDS = 120  # drawing takes about a second, and an epoch on a GPU may take ten
 
@@ -105,8 +103,7 @@ def make_parser() -> FlagParser:
         "--data",
         nargs="+",
         default=["DIV2K_decoded", "Flickr2K_decoded"],
-        help="decoded sets (folders that png2npy.py wrote), or `sample`; `noise` beside sets: noise and patterns, to"
-        " which a network with attention may else answer with huge values",
+        help="decoded sets (folders that png2npy.py wrote), or `sample`",
     )
     data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1)")
     data.add_argument("--patch", type=int, default=192, help="HR pixels")
@@ -116,6 +113,14 @@ def make_parser() -> FlagParser:
         default=0.0,
         metavar="POWER",
         help="draw patches as often as they hold detail, to this power; try 1 (0: every crop as often)",
+    )
+    data.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the patches that are noise and patterns instead of photos: a network with attention may else answer"
+        " such images with huge values; try 0.05",
     )
     data.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
     data.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
@@ -220,6 +225,8 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
     if not 0 <= args.detail <= 8:
         parser.error(f"--detail {args.detail}: must be from 0 to 8")
+    if not 0 <= args.noise < 1:
+        parser.error(f"--noise {args.noise}: must be at least 0 and below 1")
     if args.lr_min is not None and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
     if not 0 <= args.ema < 1:
@@ -278,15 +285,15 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
         sets = {split: [(sample_pairs(split, args.scale), 1)] for split in ("training", "validation")}
     else:
         sets = {
-            split: [(open_pairs(root, split, args), repeat) for root, repeat in zip(args.data, args.repeat)]
+            split: [(find_pairs(Path(root), split, args.scale), repeat) for root, repeat in zip(args.data, args.repeat)]
             for split in ("training", "validation")
         }
         if without := [Path(root) for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]:
             raise DataError(why_empty(without[0]))
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
-    options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed, "detail": args.detail}
-    train = PairedPatches(sets["training"], split="training", **options)
+    options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}
+    train = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
     valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,
@@ -295,13 +302,6 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
     )
     set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
     return train, valid, set5
-
-
-def open_pairs(root: str, split: str, args: argparse.Namespace) -> list[Pair]:
-    """A decoded set's pairs, or those of `noise`, which is for training alone."""
-    if root != "noise":
-        return find_pairs(Path(root), split, args.scale)
-    return noise_pairs(args.scale, args.patch // args.scale + 64) if split == "training" else []
 
 
 def why_empty(root: Path) -> str:
@@ -627,7 +627,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     if ranks.is_first:
         print(
             f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
-            f"{len(train_set.pairs)} training and {len(valid_set.pairs)} validation images"
+            f"{train_set.images} training and {len(valid_set.pairs)} validation images"
             + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
         )
         if may_run_native(args) and (reason := chain.compiled()[1]):
@@ -663,7 +663,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         run.history.append(entry)
         run.epoch, run.seconds = epoch, entry["hours"] * 3600
         if ranks.is_first:
-            description = describe_run(run, args, len(train_set.pairs), gflops, mparams)
+            description = describe_run(run, args, train_set.images, gflops, mparams)
             save(model, ema, optimizer, run, is_best, description, args)
             if draw:
                 draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)

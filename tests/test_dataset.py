@@ -263,6 +263,20 @@ def test_noise_is_the_same_each_time_and_enlarged_by_bicubic(scale):
     assert named["checkerboard_1_2"][0, :5, 0].tolist() == [0, 0, 255, 255, 0]
 
 
+@pytest.mark.parametrize("detail", (0, 1))
+@pytest.mark.parametrize("share", (0.05, 0.9))
+def test_noise_has_its_share_of_the_patches(decoded, detail, share):
+    mixed, photos = patches(decoded, detail=detail, noise=share), patches(decoded, detail=detail)
+    drawn = mixed.draw(range(20000)).image
+    of_noise = drawn >= mixed.images
+    assert mixed.images == photos.images == 3 and of_noise.mean() == pytest.approx(share, abs=0.01)
+    assert len(np.unique(drawn[of_noise])) == len(noise_pairs(3, 72))
+    frequencies = [
+        np.bincount(images, minlength=3) / len(images) for images in (drawn[~of_noise], photos.draw(range(20000)).image)
+    ]
+    np.testing.assert_allclose(*frequencies, atol=0.05)
+
+
 def test_benchmark_from_set5_layout(tmp_path):
     for name in ("b", "a"):
         write_rgb(tmp_path / f"original/{name}.png", smooth_image(31, 32))

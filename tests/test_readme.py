@@ -83,9 +83,12 @@ def workplace(tmp_path, monkeypatch) -> Path:
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
     monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf36_m8_x3.safetensors")
-    default = ("checkpoint/IMDN_dw_nf36_m8_x3", "before", "runs/leg/best")
-    networks = {f"{TRAINED}/best": ("IMDN_dw", 40, 6), "checkpoint/IMDN_RTC_nf12_m5_x3": ("IMDN_RTC", 12, 5)}
-    for file, (name, nf, modules) in (networks | dict.fromkeys(default, ("IMDN_dw", 36, 8))).items():
+    networks = {
+        "checkpoint/IMDN_dw_nf36_m8_x3": ("IMDN_dw", 36, 8),
+        f"{TRAINED}/best": ("IMDN_dw", 40, 6),
+        **dict.fromkeys(("checkpoint/IMDN_RTC_nf12_m5_x3", "before", "runs/leg/best"), ("IMDN_RTC", 12, 5)),
+    }
+    for file, (name, nf, modules) in networks.items():
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}
         described = metadata | {"model": name, "hyperparameters": sizes}
         save_weights(Path(f"{file}.safetensors"), build_model(name, **sizes), described)

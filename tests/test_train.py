@@ -18,7 +18,7 @@ import torch
 from conftest import smooth_image
 
 import train
-from dataset import TEACHER, PairedPatches, find_pairs, noise_pairs
+from dataset import TEACHER, PairedPatches, find_pairs
 from models import build_model
 from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
@@ -135,12 +135,14 @@ def test_the_best_is_chosen_by_validation_never_by_set5(decoded, tmp_path, monke
     assert load_state(tmp_path / "run/last.pth")["run"]["epoch"] == 2
 
 
-def test_noise_is_drawn_beside_photos(decoded, tmp_path, capsys):
-    run(decoded, tmp_path / "run", "--epochs", "1", "--data", str(decoded), "noise", "--repeat", "1", "2")
-    images = len(find_pairs(decoded, "training", 3)) + len(noise_pairs(3, 72))
-    assert f"{images} training and 2 validation images" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="none of --data noise holds validation images"):
-        run(decoded, tmp_path / "alone", "--epochs", "1", "--data", "noise")
+def test_noise_changes_what_is_learnt_and_is_no_image_of_the_set(decoded, tmp_path, capsys):
+    runs = [tmp_path / "photos", tmp_path / "noise"]
+    for folder, share in zip(runs, ("0", "0.5")):
+        run(decoded, folder, "--epochs", "1", "--noise", share)
+        assert f"{len(find_pairs(decoded, 'training', 3))} training and 2 val" in capsys.readouterr().out
+    (photos, described), (noise, as_noise) = (load_model(folder / "best.safetensors") for folder in runs)
+    assert (described["flags"]["noise"], as_noise["flags"]["noise"]) == (0, 0.5)
+    assert any((a != b).any() for a, b in zip(photos.parameters(), noise.parameters(), strict=True))
 
 
 def test_the_sample_set_trains(tmp_path):
@@ -186,6 +188,7 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--data", "a", "b", "c", "--repeat", "1", "2"], "--repeat"),
         (["--lr", "nan"], "--lr nan: must be positive"),
         (["--detail", "-1"], "--detail -1.0: must be from 0 to 8"),
+        (["--noise", "1"], "--noise 1.0: must be at least 0 and below 1"),
         (["--seed", "-1"], "--seed -1: must not be negative"),
         (["--warmup", "-1"], "--warmup -1"),
         (["--lr", "1e-3", "--lr-min", "1e-2"], "--lr-min 0.01: above --lr 0.001"),

@@ -1,7 +1,7 @@
 """The largest output of each file in checkpoint/ for LR images that no photo looks like; a photo's is about 1.
 
 The images are scikit-image's astronaut with Gaussian noise of sigma 50 and 100 grey levels, 1-bit noise, grey and by
-channel, and a checkerboard of single pixels. `train.py --data noise` has other photos and other draws of noise; the
+channel, and a checkerboard of single pixels. `train.py --noise` has other photos and other draws of noise; the
 checkerboard is one of its patterns.
 
 python -m tests.benchmarks.noise
