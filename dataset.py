@@ -7,7 +7,6 @@ A decoded set is a tree of .npy files (uint8, HWC, RGB) laid out as DIV2K and Fl
     Flickr2K_decoded/Flickr2K_HR/000001.npy   Flickr2K_decoded/Flickr2K_LR_bicubic/X3/000001x3.npy
 """
 
-import os
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +20,14 @@ import numpy as np
 import torch
 from natsort import natsorted
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.bicubic import imresize
-from utils.distributed import Ranks
 from utils.images import list_images, read_rgb
+from utils.patterns import unlike_photos
+from utils.sampling import Cells, random_uniform, scale_to_share
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
-CELL = 16  # LR pixels a side; sums for each position, not each cell of them, would take 256 times the memory
-LEAST_DETAIL = 0.05  # grey levels, where photos' LR has 6 on average: flat images can be drawn from, too
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 
@@ -105,37 +102,9 @@ def sample_pairs(split: str, scale: int) -> list[Pair]:
 
 
 def noise_pairs(scale: int, side: int) -> list[Pair]:
-    """Pairs of what no photo shows: noise, checkerboards, stripes and noisy photos, HR by bicubic.
-
-    A network with attention that has seen photos alone can answer such LR with values of a million; a few such patches
-    among those of photos make these far smaller.
-
-    Args:
-        scale: of the network.
-        side: of the LR images, pixels.
-    """
-    rng = np.random.default_rng(0)
-    images = {}
-    for channels in (1, 3):
-        for cell in (1, 2, 3):
-            shape = (-(-side // cell), -(-side // cell), channels)
-            for kind, levels in (("uniform", rng.integers(0, 256, shape)), ("binary", 255 * rng.integers(0, 2, shape))):
-                images[f"{kind}_{channels}_{cell}"] = levels.repeat(cell, axis=0).repeat(cell, axis=1)
-        for period in (1, 2, 3, 4):
-            colours = np.array([[0], [255]]) if channels == 1 else 255 * (rng.permutation(8)[:2, None] // (4, 2, 1) % 2)
-            bands = np.arange(side) // period
-            images[f"checkerboard_{channels}_{period}"] = colours[(bands[:, None] + bands) % 2]
-            images[f"stripes_{channels}_{period}"] = colours[np.broadcast_to(bands % 2, (side, side))]
-    for photo in sample_pairs("training", scale):
-        for sigma in (25, 50, 75, 100, 150):
-            crop = photo.lr.take(range(side), axis=0, mode="wrap").take(range(side), axis=1, mode="wrap")
-            images[f"{photo.name}_{sigma}"] = crop + sigma * rng.standard_normal((side, side, 3))
-    pairs = []
-    for name, image in images.items():
-        lr = np.empty((side, side, 3), np.uint8)
-        lr[:] = image[:side, :side].clip(0, 255)
-        pairs.append(Pair(name, lr, imresize(lr, scale)))
-    return pairs
+    """Pairs of what no photo shows (utils/patterns.py), LR of side×side pixels, HR by bicubic."""
+    photos = {pair.name: pair.lr for pair in sample_pairs("training", scale)}
+    return [Pair(name, lr, imresize(lr, scale)) for name, lr in unlike_photos(photos, side).items()]
 
 
 def downscaled(image: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,23 +112,6 @@ def downscaled(image: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     height, width = (n // scale * scale for n in image.shape[:2])
     hr = np.ascontiguousarray(image[:height, :width])
     return imresize(hr, 1 / scale), hr
-
-
-def random_uniform(seed: int, indices: np.ndarray, draws: int) -> np.ndarray:
-    """Numbers in [0, 1) that depend on (seed, index) alone: (n,) -> (draws, n).
-
-    A hash instead of a generator: any index costs the same, whole batches at once.
-    Source: SplitMix64's finaliser (Steele et al., OOPSLA 2014).
-    """
-    counters = indices.astype(np.uint64) * np.uint64(draws) + np.arange(draws, dtype=np.uint64)[:, None]
-    key = np.array([seed], np.uint64)
-    for salt in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03):
-        key = (key + np.uint64(salt)) * np.uint64(0xBF58476D1CE4E5B9)
-        key ^= key >> np.uint64(31)
-    z = (counters + key) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -236,73 +188,6 @@ class MappedArrays:
         self.sources = [np.array(open_array(source)) for source in self.sources]
 
 
-def lost_detail(lr: np.ndarray) -> np.ndarray:
-    """(H, W) float32: what an LR image (H, W, 3) loses when it is halved and enlarged again, grey levels."""
-    height, width = lr.shape[:2]
-    half = cv2.resize(lr, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
-    lost = cv2.absdiff(lr, cv2.resize(half, (width, height), interpolation=cv2.INTER_CUBIC))
-    return cv2.transform(lost.astype(np.float32), np.full((1, 3), 1 / 3, np.float32))
-
-
-def cell_weights(lr: np.ndarray, size: int, power: float) -> np.ndarray:
-    """(rows, columns) of cells: the lost detail of each LR patch of `size`, to a power, summed over its positions."""
-    rows, columns = (n - size + 1 for n in lr.shape[:2])
-    means = cv2.blur(lost_detail(lr), (size, size), anchor=(0, 0))[:rows, :columns]
-    cells = np.zeros((-(-rows // CELL) * CELL, -(-columns // CELL) * CELL))
-    cells[:rows, :columns] = np.maximum(means, LEAST_DETAIL) ** power
-    return cells.reshape(len(cells) // CELL, CELL, -1, CELL).sum(axis=(1, 3))
-
-
-def scale_to_share(weights: np.ndarray, first: int, share: float) -> None:
-    """Scales those from number `first` on, in place, so that they make up `share` of the sum; 0: as they are."""
-    if share:
-        weights[first:] *= share / (1 - share) * weights[:first].sum() / weights[first:].sum()
-
-
-class Cells:
-    """The patch positions of all images in squares, to be drawn by weight; only the running sum of these is kept.
-
-    Args:
-        lr: LR images, and in `repeats` how often each is repeated.
-        positions: (n, 2), how many rows and columns of patch positions each has.
-        size, power: as for cell_weights.
-        images, noise: the images from number `images` on make up this share.
-    """
-
-    def __init__(
-        self,
-        lr: MappedArrays,
-        repeats: Sequence[int],
-        positions: np.ndarray,
-        *,
-        size: int,
-        power: float,
-        images: int,
-        noise: float,
-    ) -> None:
-        ranks = Ranks()
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.local_world)) as pool:
-            weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
-            hidden = None if ranks.is_first else True  # None: where there is no terminal
-            bar = tqdm(weights, "detail", len(lr), leave=False, disable=hidden, unit="image")
-            grids = [grid * repeat for grid, repeat in zip(bar, repeats, strict=True)]
-        self.positions = positions
-        self.columns = np.array([grid.shape[1] for grid in grids])
-        self.starts = np.cumsum([0, *(grid.size for grid in grids)])
-        weights = np.concatenate([grid.ravel() for grid in grids])
-        scale_to_share(weights, self.starts[images], noise)
-        self.cumulative = np.cumsum(weights)
-        self.cumulative /= self.cumulative[-1]
-
-    def choose(self, choice: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Numbers in [0, 1) -> each cell's image, top and left, rows and columns, in LR pixels."""
-        cell = np.searchsorted(self.cumulative, choice, side="right")
-        image = np.searchsorted(self.starts, cell, side="right") - 1
-        top, left = CELL * np.array(np.divmod(cell - self.starts[image], self.columns[image]))
-        rows, columns = (self.positions[image].T - (top, left)).clip(max=CELL)
-        return image, top, left, rows, columns
-
-
 class PairedPatches:
     """Batches of aligned LR and HR patches; sample i is a pure function of (seed, i).
 
@@ -341,9 +226,11 @@ class PairedPatches:
         if not self.pairs:
             raise DataError(f"no {split} images")
         self.images = len(self.pairs)
+        self.set_ends = np.cumsum([len(pairs) for pairs, _ in sets])
         if noise:
             self.pairs += noise_pairs(scale, patch_size // scale + 64)
             repeats += [1] * (len(self.pairs) - self.images)
+            self.set_ends = np.append(self.set_ends, len(self.pairs))
         self.lr = MappedArrays([pair.lr for pair in self.pairs])
         self.hr = MappedArrays([pair.hr for pair in self.pairs])
         for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
@@ -365,6 +252,11 @@ class PairedPatches:
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""
         return len(self.order)
+
+    def set_shares(self) -> np.ndarray:
+        """The share of each set among training samples; that of noise, where there is any, is the last."""
+        ends = self.cells.starts[self.set_ends] if self.cells else self.set_ends
+        return np.diff((self.cells or self).cumulative[ends - 1], prepend=0)
 
     def draw(self, indices: Sequence[int]) -> Draws:
         """What samples `indices` are."""

@@ -41,6 +41,7 @@ from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.images import IMAGE_SUFFIXES, list_images
+from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
 from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
@@ -466,11 +467,12 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
                 raise DataError(f"{target} exists; --overwrite replaces it")
             photo = read_photo(source)
             check_holds(target.suffix.lower(), photo)
-            larger = upscale_photo(model, scale, photo, args)
+            with memory_shortage("give a smaller --tile or --batch"):
+                larger = upscale_photo(model, scale, photo, args)
             write_photo(target, larger)
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
-        except (ValueError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             problem = str(error).partition("\n")[0] or "out of memory"
             problems.append(problem if str(target) in problem else f"{source}: {problem}")
     print(f"{len(jobs) - len(problems)} written, {len(problems)} failed{other_files(args)}: {args.output}")
@@ -657,11 +659,12 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        return run(args)
+        with memory_shortage("take smaller pictures, or --device cpu"):
+            return run(args)
     except ImportError as error:
         print(f"error: {error}; install it with: pip install {error.name}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
+    except (ValueError, OSError, MemoryError) as error:  # DataError and CheckpointError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

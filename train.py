@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -43,12 +44,12 @@ from utils.cost import count_cost
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
-from utils.files import nearest_existing
+from utils.files import locked, nearest_existing
 from utils.flags import FlagParser, stop
-from utils.hardware import hardware
+from utils.hardware import hardware, without_tf32
 from utils.images import list_images
 from utils.log import read_log, write_log
-from utils.memory import available_bytes, keep_freed_memory
+from utils.memory import available_bytes, keep_freed_memory, memory_shortage
 from utils.metrics import fourier_loss, psnr_loss, psnr_rgb
 from utils.plots import draw_panel, draw_plots
 from utils.schedule import learning_rate_at
@@ -105,7 +106,7 @@ def make_parser() -> FlagParser:
         default=["DIV2K_decoded", "Flickr2K_decoded"],
         help="decoded sets (folders that png2npy.py wrote), or `sample`",
     )
-    data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1)")
+    data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1 for two, else 1 each)")
     data.add_argument("--patch", type=int, default=192, help="HR pixels")
     data.add_argument(
         "--detail",
@@ -358,16 +359,20 @@ def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argpars
     share = ranks.share(range(len(valid)))
     for start in range(0, len(share), args.batch):
         lr, hr = (to_float(batch, args) for batch in valid[share[start : start + args.batch]])
-        values += psnr_rgb(model(lr), hr).tolist()
+        with without_tf32():
+            values += psnr_rgb(model(lr), hr).tolist()
     total, count = ranks.sum((sum(values), len(values)), args.device)
     return total / count
 
 
 def score(model: nn.Module, set5: BenchmarkSet, draw: bool, ranks: Ranks, args: argparse.Namespace) -> float:
     """Mean RGB PSNR over Set5 by the course protocol, dB; `draw`: the first rank draws its images beside the plots."""
-    scores = evaluate(model, ranks.share(set5.items), args.scale)
     if draw and ranks.is_first:
+        scores = evaluate(model, set5.items, args.scale)
         draw_panel([(s.name, s.sr, s.psnr_db) for s in scores], args.save_dir / "panel.png")
+        scores = ranks.share(scores)
+    else:
+        scores = evaluate(model, ranks.share(set5.items), args.scale)
     total, count = ranks.sum((sum(s.psnr_db for s in scores), len(scores)), args.device)
     return total / count
 
@@ -431,6 +436,8 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
             forward(called, to_float(example, args), args).sum().backward()
             model.zero_grad(set_to_none=True)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever the compiler or its toolchain raises
             called = model
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -602,13 +609,8 @@ def check_writable(folder: Path) -> None:
         raise TrainingError(f"--save-dir {folder}: {nearest} is not a folder that can be written to") from error
 
 
-def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
-    """Trains to the last epoch; returns the last log entry."""
-    # network and data
-    model, ema, optimizer, run = build(args, state)
-    name = network_name(args.model, run.hyperparameters)
-    args.save_dir = Path(args.save_dir or f"runs/{name}")
-    args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
+def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.Namespace) -> None:
+    """Raises TrainingError where a run would write over another, has ended, or could not be saved."""
     if ranks.is_first and state is None and (args.save_dir / "last.pth").exists():
         raise TrainingError(
             f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
@@ -620,55 +622,83 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
     check_writable(args.save_dir)
+
+
+def introduce(
+    run: Run,
+    cost: tuple[float, float],
+    train_set: PairedPatches,
+    valid_set: PairedPatches,
+    set5: BenchmarkSet | None,
+    args: argparse.Namespace,
+) -> None:
+    """Prints what is trained, on what and from what; `cost` in GFLOPs and M parameters."""
+    print(
+        "{}: {:.3f} GFLOPs, {:.6f} M parameters on {}".format(
+            network_name(args.model, run.hyperparameters), *cost, hardware(args.device)
+        )
+    )
+    missing = "" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)"
+    print(f"{train_set.images} training and {len(valid_set.pairs)} validation images{missing}")
+    names = [*args.data, "noise"] if args.noise else args.data
+    if len(names) > 1:
+        shares = zip(names, train_set.set_shares(), strict=True)
+        print("patches: " + ", ".join(f"{share:.1%} {Path(name).name}" for name, share in shares))
+    if may_run_native(args) and (reason := chain.compiled()[1]):
+        print(f"convs run a layer at a time, which is slower: {reason}")
+
+
+def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
+    """Trains to the last epoch; returns the last log entry."""
+    # network and data
+    model, ema, optimizer, run = build(args, state)
+    args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, run.hyperparameters)}")
+    args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
+    check_can_go_on(run, state, ranks, args)
     train_set, valid_set, set5 = open_data(args)
     leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
     run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
     gflops, mparams = count_cost(model)
     if ranks.is_first:
-        print(
-            f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}\n"
-            f"{train_set.images} training and {len(valid_set.pairs)} validation images"
-            + ("" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)")
-        )
-        if may_run_native(args) and (reason := chain.compiled()[1]):
-            print(f"convs run a layer at a time, which is slower: {reason}")
+        introduce(run, (gflops, mparams), train_set, valid_set, set5, args)
         if state:
             warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
-        log_to_tensorboard = open_tensorboard(args)
 
     # loop
-    called = accelerate(model, ranks, args)
-    source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
-    evaluated = ema.model if ema else model
-    earlier, started = run.seconds, time.monotonic()
-    drawn = started
-    for epoch in range(run.epoch + 1, args.epochs + 1):
-        train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
-        is_due = epoch % args.eval_every == 0 or epoch == args.epochs
-        if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
-            drawn = time.monotonic()
-        evaluated.eval()
-        entry = {
-            "epoch": epoch,
-            "iteration": epoch * args.iterations,
-            "learning_rate": learning_rate(epoch * args.iterations - 1, args),
-            "train_loss": train_loss,
-            "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
-            "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
-            "hours": (earlier + time.monotonic() - started) / 3600,
-        }
-        is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
-        if is_best:
-            run.best_psnr_db = entry["valid_psnr_db"]
-        run.history.append(entry)
-        run.epoch, run.seconds = epoch, entry["hours"] * 3600
-        if ranks.is_first:
-            description = describe_run(run, args, train_set.images, gflops, mparams)
-            save(model, ema, optimizer, run, is_best, description, args)
-            if draw:
-                draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
-            log_to_tensorboard(entry)
-            print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
+    with locked(args.save_dir) if ranks.is_first else nullcontext():
+        log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
+        called = accelerate(model, ranks, args)
+        source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
+        evaluated = ema.model if ema else model
+        earlier, started = run.seconds, time.monotonic()
+        drawn = started
+        for epoch in range(run.epoch + 1, args.epochs + 1):
+            train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
+            is_due = epoch % args.eval_every == 0 or epoch == args.epochs
+            if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
+                drawn = time.monotonic()
+            evaluated.eval()
+            entry = {
+                "epoch": epoch,
+                "iteration": epoch * args.iterations,
+                "learning_rate": learning_rate(epoch * args.iterations - 1, args),
+                "train_loss": train_loss,
+                "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
+                "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
+                "hours": (earlier + time.monotonic() - started) / 3600,
+            }
+            is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
+            if is_best:
+                run.best_psnr_db = entry["valid_psnr_db"]
+            run.history.append(entry)
+            run.epoch, run.seconds = epoch, entry["hours"] * 3600
+            if ranks.is_first:
+                description = describe_run(run, args, train_set.images, gflops, mparams)
+                save(model, ema, optimizer, run, is_best, description, args)
+                if draw:
+                    draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
+                log_to_tensorboard(entry)
+                print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
     ranks.meet()
     return run.history[-1]
 
@@ -764,8 +794,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
     ranks = Ranks()
     try:
         ranks.join(args.device)
-        return train(args, state, ranks)
-    except (TrainingError, ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
+        with memory_shortage("take a smaller --batch or --patch, or --cache disk"):
+            return train(args, state, ranks)
+    except (TrainingError, MemoryError, ValueError, OSError) as error:  # DataError, CheckpointError are ValueErrors
         sys.exit(f"error: {error}")
     except RuntimeError as error:
         if ranks.world == 1:

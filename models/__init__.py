@@ -1,7 +1,6 @@
 """The networks by name, built from hyperparameters."""
 
 import inspect
-from pathlib import Path
 
 import torch.nn as nn
 
@@ -44,18 +43,3 @@ def build_model(name: str, **hyperparameters: int | None) -> nn.Module:
     """
     complete = complete_hyperparameters(name, **hyperparameters)
     return MODELS[name](**complete)
-
-
-def load(path: str | Path) -> nn.Module:
-    """A network with its weights, ready to run: `load("checkpoint/IMDN_dw_nf36_m8_x3.safetensors")`.
-
-    Args:
-        path: weights that say which network they are, as those in checkpoint/ and the IMDN authors' do.
-    Returns:
-        The network in evaluation mode on the CPU: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W).
-    Raises:
-        CheckpointError: unreadable, or not of such weights.
-    """
-    from utils.checkpoint import load_model  # which builds its networks with this module
-
-    return load_model(Path(path))[0]

@@ -12,14 +12,21 @@ import torch
 
 from utils.bicubic import imresize
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)
 
 
-def needs_shared(name: str):
-    """Skips a test where a file or folder of the reference data is absent."""
-    return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"reference data {name} is not here")
+def reference(name: str) -> Path:
+    """A file or folder of the reference data beside the repository; Set5 may also be where demo.py fetches it."""
+    beside = REPOSITORY.parent / "shared" / name
+    fetched = REPOSITORY / name.replace("data/set5", "Set5")
+    return fetched if fetched.exists() and not beside.exists() else beside
+
+
+def needs_reference(name: str):
+    """Skips a test where that is absent."""
+    return pytest.mark.skipif(not reference(name).exists(), reason=f"reference data {name} is not here")
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:

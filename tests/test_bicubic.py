@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
-from conftest import SHARED, needs_shared, smooth_image
+from conftest import needs_reference, reference, smooth_image
 
 from utils.bicubic import cubic, imresize
 from utils.download import SET5_CROP, SET5_SHA256, pixel_hash
 from utils.images import read_rgb
 
 
-@needs_shared("data/set5")
+@needs_reference("data/set5")
 @pytest.mark.parametrize("name", SET5_SHA256)
 def test_set5_pixel_for_pixel(name):
-    hr = read_rgb(SHARED / f"data/set5/original/{name}.png")
-    lr = read_rgb(SHARED / f"data/set5/LRbicx3/{name}.png")
+    hr = read_rgb(reference(f"data/set5/original/{name}.png"))
+    lr = read_rgb(next(reference("data/set5/LRbicx3").glob(f"{name}*")))
     np.testing.assert_array_equal(imresize(hr[: 3 * lr.shape[0], : 3 * lr.shape[1]], 1 / 3), lr)
     assert lr.shape[:2] == tuple(n // SET5_CROP * SET5_CROP // 3 for n in hr.shape[:2])
     assert pixel_hash(hr) == SET5_SHA256[name]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from conftest import SHARED, authors_state, needs_shared
+from conftest import authors_state, needs_reference, reference
 from safetensors import safe_open
 
 from models import build_model
@@ -119,7 +119,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
             pass
 
 
-@needs_shared("weights/IMDN_x3_official.pth")
+@needs_reference("weights/IMDN_x3_official.pth")
 def test_the_authors_file_loads_strictly():
-    model, _ = load_model(SHARED / "weights/IMDN_x3_official.pth")
+    model, _ = load_model(reference("weights/IMDN_x3_official.pth"))
     assert sum(p.numel() for p in model.parameters()) == 703059

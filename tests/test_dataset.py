@@ -3,11 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, needs_shared, smooth_image, write_decoded
+from conftest import needs_reference, reference, smooth_image, write_decoded
 
 from dataset import (
-    CELL,
-    LEAST_DETAIL,
     BenchmarkSet,
     DataError,
     DevicePatches,
@@ -15,14 +13,13 @@ from dataset import (
     Pair,
     PairedPatches,
     find_pairs,
-    lost_detail,
     noise_pairs,
     prefetch,
-    random_uniform,
     sample_pairs,
 )
 from utils.bicubic import imresize
 from utils.images import write_rgb
+from utils.sampling import CELL, LEAST_DETAIL, lost_detail, random_uniform
 
 
 def patches(root, split="training", **options) -> PairedPatches:
@@ -275,6 +272,8 @@ def test_noise_has_its_share_of_the_patches(decoded, detail, share):
         np.bincount(images, minlength=3) / len(images) for images in (drawn[~of_noise], photos.draw(range(20000)).image)
     ]
     np.testing.assert_allclose(*frequencies, atol=0.05)
+    np.testing.assert_allclose(mixed.set_shares(), (1 - share, share))
+    assert photos.set_shares().tolist() == [1]
 
 
 def test_benchmark_from_set5_layout(tmp_path):
@@ -305,9 +304,9 @@ def test_benchmark_errors_name_what_is_wrong(tmp_path):
         BenchmarkSet.from_folder(tmp_path, 3)
 
 
-@needs_shared("data/set5")
+@needs_reference("data/set5")
 def test_set5_has_five_images():
-    names = [name for name, _, _ in BenchmarkSet.from_set5(SHARED / "data/set5", 3)]
+    names = [name for name, _, _ in BenchmarkSet.from_set5(reference("data/set5"), 3)]
     assert names == ["baby", "bird", "butterfly", "head", "woman"]
 
 

@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, needs_shared, smooth_image
+from conftest import needs_reference, reference, smooth_image
 from test_models import COSTS
 
 import demo
@@ -29,6 +30,11 @@ SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
 RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
 RUN |= {"curve": [{"iteration": i, "hours": i / 9, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0} for i in (1, 2)]}
 RUN |= {"data": {"sets": ["DIV2K_decoded"]}, "metrics": {"valid_psnr_db": 30.0}}
+
+SHORTAGES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+)
 
 
 @pytest.fixture
@@ -419,10 +425,17 @@ def test_other_formats_are_read(published, suffix):
     assert cv2.imread(f"out/a{suffix}").shape == (24, 27, 3)
 
 
-@needs_shared("weights/IMDN_x3_official.pth")
+@needs_reference("weights/IMDN_x3_official.pth")
 @pytest.mark.parametrize(("protocol", "psnr_db", "tolerance"), (("course", 32.274, 0.001), ("paper", 34.364, 0.002)))
 def test_the_authors_weights_reach_their_figures(protocol, psnr_db, tolerance, capsys):
-    flags = ["--checkpoint", SHARED / "weights/IMDN_x3_official.pth", "--model", "IMDN", "--set5", SHARED / "data/set5"]
+    flags = [
+        "--checkpoint",
+        reference("weights/IMDN_x3_official.pth"),
+        "--model",
+        "IMDN",
+        "--set5",
+        reference("data/set5"),
+    ]
     result = run_json(capsys, *flags, "--protocol", protocol)
     assert result["average_psnr_db"] == pytest.approx(psnr_db, abs=tolerance)
     if protocol == "paper":
@@ -575,17 +588,25 @@ def test_a_glob_that_would_write_two_pictures_into_one_is_refused(published, cap
     assert not Path("out").exists()
 
 
-def test_a_picture_too_large_for_memory_leaves_the_others(published, monkeypatch, capsys):
+@pytest.mark.parametrize("shortage", SHORTAGES)
+def test_a_picture_too_large_for_memory_leaves_the_others(published, shortage, monkeypatch, capsys):
     for name in ("a", "b"):
         write_rgb(Path("in") / f"{name}.png", smooth_image(8, 9 if name == "a" else 10))
 
     def fail(model, rgb, *_):
         if rgb.shape[1] == 9:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB.")
+            raise shortage
         return rgb
 
     monkeypatch.setattr(demo, "super_resolve", fail)
     assert run("--input", "in", "--output", "out") == 1
     out, err = capsys.readouterr()
-    assert "1 written, 1 failed" in out and "a.png: CUDA out of memory" in err
+    assert "1 written, 1 failed" in out and "a.png: out of memory; give a smaller --tile" in err
     assert [file.name for file in Path("out").iterdir()] == ["b.png"]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES)
+def test_too_little_memory_to_score_costs_one_line(published, shortage, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "evaluate", Mock(side_effect=shortage))
+    assert run() == 1
+    assert capsys.readouterr().err.endswith("\nerror: out of memory; take smaller pictures, or --device cpu\n")

@@ -4,7 +4,7 @@ import http.client
 import shutil
 
 import pytest
-from conftest import SHARED, needs_shared, smooth_image
+from conftest import needs_reference, reference, smooth_image
 
 from utils import download
 from utils.bicubic import imresize
@@ -56,11 +56,11 @@ def test_a_connection_cut_in_the_middle_says_so(server, tmp_path, monkeypatch):
         download.fetch_set5(tmp_path / "new/Set5", server)
 
 
-@needs_shared("data/set5/original")
+@needs_reference("data/set5/original")
 def test_the_course_s_set5_comes_out(tmp_path):
     """With the known hashes: the LR images are the course's, pixel for pixel."""
-    shutil.copytree(SHARED / "data/set5/original", tmp_path / "server")
+    shutil.copytree(reference("data/set5/original"), tmp_path / "server")
     download.fetch_set5(tmp_path / "Set5", (tmp_path / "server").as_uri() + "/")
     for name in download.SET5_SHA256:
-        given = next((SHARED / "data/set5/LRbicx3").glob(f"{name}*"))
+        given = next(reference("data/set5/LRbicx3").glob(f"{name}*"))
         assert (read_rgb(tmp_path / f"Set5/LRbicx3/{name}.png") == read_rgb(given)).all()

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import MODELS, build_model, load
-from utils.checkpoint import CheckpointError, save_weights
+from models import MODELS, build_model
+from utils.checkpoint import CheckpointError
 from utils.tiling import super_resolve
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -55,10 +55,3 @@ def test_files_that_are_not_exports_are_named(tmp_path):
         OnnxNetwork(tmp_path / "b.onnx")
     with pytest.raises(CheckpointError, match="should end in .onnx"):
         export_onnx(*small("IMDN_RTC")[:1], tmp_path / "m.pt", {})
-
-
-def test_loading_takes_two_lines(tmp_path):
-    model, metadata = small("IMDN_dw")
-    save_weights(tmp_path / "w.safetensors", model, metadata)
-    lr = torch.rand(1, 3, 8, 8)
-    assert torch.equal(load(tmp_path / "w.safetensors")(lr), model(lr))

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SHARED, needs_shared
+from conftest import needs_reference, reference
 
 from models import MODELS, build_model, complete_hyperparameters
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
@@ -298,11 +298,23 @@ def test_half_precision_stops_before_the_image(name):
         assert small(name, 3)(torch.rand(1, 3, 8, 8)).dtype == torch.float32
 
 
-@needs_shared("weights/IMDN_x3_official.pth")
+@pytest.mark.parametrize("name", ("IMDN_RTC", "IMDN_dw", "DRLN_slim"))
+def test_compiles_as_one_graph(name):
+    """By AOTAutograd: all of torch.compile but the code that it generates."""
+    model, lr = small(name), torch.rand(1, 3, 9, 8)
+    gradients = []
+    for called in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        called(lr).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+@needs_reference("weights/IMDN_x3_official.pth")
 def test_authors_weights_use_this_architecture():
     from utils.checkpoint import load_model
 
-    model, metadata = load_model(SHARED / "weights/IMDN_x3_official.pth", "IMDN")
+    model, metadata = load_model(reference("weights/IMDN_x3_official.pth"), "IMDN")
     assert metadata["hyperparameters"] == {"nf": 64, "num_modules": 6, "scale": 3}
     with torch.inference_mode():
         flat = model(torch.full((1, 3, 16, 16), 0.5))

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED, needs_shared
+from conftest import needs_reference, reference
 
 from dataset import SET5, BenchmarkSet
-from models import load
 from tests.benchmarks.noise import images as noise_images
-from utils.checkpoint import read_weights
+from utils.checkpoint import load_model, read_weights
 from utils.evaluation import average, evaluate, to_tensor
 
 PUBLISHED = sorted((Path(__file__).resolve().parents[1] / "checkpoint").glob("*.safetensors"))
@@ -40,15 +39,15 @@ PATHS = {  # how a network runs, on which images, and by how many dB their avera
 }
 
 
-@needs_shared("data/set5")
+@needs_reference("data/set5")
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_weights_score_what_they_say(path, name):
     change, images, tolerance = PATHS[name]
     _, metadata = read_weights(path)
-    set5 = BenchmarkSet.from_set5(SHARED / "data/set5", metadata["hyperparameters"]["scale"])
+    set5 = BenchmarkSet.from_set5(reference("data/set5"), metadata["hyperparameters"]["scale"])
     chosen = [item for item in set5 if item[0] in images]
-    scores = evaluate(change(load(path)), chosen, metadata["hyperparameters"]["scale"])
+    scores = evaluate(change(load_model(path)[0]), chosen, metadata["hyperparameters"]["scale"])
     published = metadata["metrics"]["Set5 course"]["per_image"]
     assert average(s.psnr_db for s in scores) == pytest.approx(average(published[n] for n in images), abs=tolerance)
 
@@ -58,4 +57,4 @@ def test_published_weights_score_what_they_say(path, name):
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_weights_stay_within_bounds_on_a_noisy_photo(path, noise):
     known = {("DRLN_slim_nf36_m8_x3", "sigma 100"): 50}  # as README's table shows: a photo gives about 1
-    assert load(path)(to_tensor(noise_images()[noise])).abs().max() < known.get((path.stem, noise), 3)
+    assert load_model(path)[0](to_tensor(noise_images()[noise])).abs().max() < known.get((path.stem, noise), 3)

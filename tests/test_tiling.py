@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,19 @@ def test_spans_overlap_enough_and_their_weights_add_up_to_one(length):
 def test_a_tile_within_its_overlaps_is_an_error():
     with pytest.raises(ValueError, match="give a larger one"):
         super_resolve(small_conv(), random_image(80, 80), 3, tile=30)
+
+
+@pytest.mark.parametrize(("dtype", "refused"), ((torch.float16, True), (torch.bfloat16, False)))
+def test_what_float16_does_not_hold_is_refused(dtype, refused):
+    class Loud(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            nn.init.constant_(self.conv.weight, 1e5)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    image = np.full((4, 4, 3), 255, np.uint8)
+    with pytest.raises(ValueError, match="float16 does not hold") if refused else nullcontext():
+        super_resolve(Loud(), image, 1, dtype=dtype)

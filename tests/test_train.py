@@ -22,6 +22,7 @@ from dataset import TEACHER, PairedPatches, find_pairs
 from models import build_model
 from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
+from utils.files import locked
 from utils.images import write_rgb
 from utils.schedule import learning_rate_at
 
@@ -366,6 +367,40 @@ def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, ca
     assert math.isfinite(run(decoded, tmp_path, "--epochs", "1", "--compile")["train_loss"])
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == ["warning: torch.compile failed, training goes on without it: no C++ compiler"]
+
+
+@pytest.mark.parametrize("flags", ([], ["--compile"]))
+def test_too_little_gpu_memory_costs_one_line(decoded, tmp_path, flags, monkeypatch, capsys):
+    monkeypatch.setattr(train, "forward", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    with pytest.raises(SystemExit, match="error: out of memory; take a smaller --batch or --patch"):
+        run(decoded, tmp_path, "--epochs", "1", *flags)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_two_runs_do_not_write_into_one_folder(decoded, tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(SystemExit, match="another process is writing to .*run; give another"):
+        run(decoded, tmp_path / "run", "--epochs", "1")
+    run(decoded, tmp_path / "run", "--epochs", "1")
+
+
+def test_the_shares_of_the_sets_are_told(decoded, tmp_path, capsys):
+    other = shutil.copytree(decoded, tmp_path / "other")
+    run(
+        decoded,
+        tmp_path / "run",
+        "--epochs",
+        "1",
+        "--data",
+        str(decoded),
+        str(other),
+        "--repeat",
+        "3",
+        "1",
+        "--noise",
+        "0.2",
+    )
+    assert "patches: 60.0% DIV2K_decoded, 20.0% other, 20.0% noise\n" in capsys.readouterr().out
 
 
 def test_the_cache_is_the_fastest_place_with_room(decoded, monkeypatch):

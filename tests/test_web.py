@@ -111,6 +111,6 @@ def test_sixteen_bits_are_shown_in_eight():
 
 
 def test_a_page_holds_its_networks_and_a_limit():
-    page = build_page({"one": lambda photo: (photo, 1)})
-    assert "one" in str(page.get_config_file()) and LARGEST_MEGAPIXELS > 0
+    page = build_page({"network-one": lambda photo: (photo, 1)})
+    assert "network-one" in str(page.get_config_file()) and f"{LARGEST_MEGAPIXELS} " in str(page.get_config_file())
     page.close()

@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from utils.hardware import without_tf32
 from utils.metrics import crop_to, mse_255, psnr_rgb, psnr_y, quantise, ssim_y
 from utils.tiling import course_tiled
 
@@ -47,7 +48,7 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     scores = []
     for name, lr, hr in images:
         try:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which moves the third decimal
+            with without_tf32():
                 scores.append(_score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error

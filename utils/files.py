@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 def nearest_existing(path: Path) -> Path:
     """`path`, or the nearest above it that exists."""
@@ -42,6 +47,28 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a folder, made if need be, for this process; where the system has no such locks it does nothing more.
+
+    Raises:
+        BlockingIOError: another process has it; names the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"another process is writing to {folder}; give another folder") from error
+        yield
+    finally:
+        os.close(descriptor)  # which releases it; so does the end of the process, however it ends
 
 
 def is_made_from(path: Path, source: Path) -> bool:

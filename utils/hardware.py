@@ -1,6 +1,7 @@
-"""What a run computes on, in words."""
+"""What a run computes on, in words, and its arithmetic."""
 
 import platform
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -12,6 +13,11 @@ def hardware(device: str) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def without_tf32() -> AbstractContextManager:
+    """Inside it a GPU's float32 convs are of float32: TF32, PyTorch's default, moves a PSNR's third decimal."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def cpu_name() -> str:

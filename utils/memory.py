@@ -3,7 +3,11 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST_THRESHOLD = 32 << 20  # glibc takes no more on 64 bits
@@ -26,16 +30,42 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+@contextmanager
+def memory_shortage(advice: str) -> Iterator[None]:
+    """Turns what PyTorch raises where memory ends, the CPU's or a GPU's, into MemoryError with this advice."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises it bare
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(f"out of memory; {advice}") from error
+
+
 def available_bytes(root: Path = Path("/")) -> int:
-    """RAM that this process may still take: what Linux calls available, within a container's limit; else 0."""
+    """RAM that this process may still take: what Linux calls available, within the limits of its groups; else 0."""
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return 0
-    group = root / "sys/fs/cgroup"
+    return max(0, min([free, *(limit - used for limit, used in group_limits(root))]))
+
+
+def group_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Bytes allowed and used of each control group around this process, of versions 1 and 2."""
     try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        own = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
-        return free
-    return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
+        own = []
+    for kind, top, names in (
+        ("", root / "sys/fs/cgroup", ("memory.max", "memory.current")),
+        ("memory", root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ):
+        paths = [top / path.lstrip("/") for _, controllers, path in own if kind in controllers.split(",")]
+        for group in {top, *(above for path in paths for above in (path, *path.parents) if top in above.parents)}:
+            try:
+                limit, used = ((group / name).read_text().strip() for name in names)
+            except OSError:  # no such group, or one without a limit of its own
+                continue
+            if limit != "max":
+                yield int(limit), int(used)

@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from utils.hardware import without_tf32
+
 
 def next_power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
@@ -143,7 +145,7 @@ def super_resolve(
     Returns:
         (scale·H, scale·W, 3) of the image's type; clamped and rounded.
     Raises:
-        ValueError: a tile not longer than its overlaps.
+        ValueError: a tile not longer than its overlaps, or values that float16 does not hold.
     """
     device = getattr(model, "device", None) or next(model.parameters()).device
     height, width = image.shape[:2]
@@ -161,8 +163,10 @@ def super_resolve(
             lr = np.stack([image[row.start : row.stop, span.start : span.stop] for span in spans])
             lr = torch.from_numpy(lr.astype(np.int32) if lr.dtype == np.uint16 else lr).to(device)
             lr = lr.permute(0, 3, 1, 2).float() / peak  # channels_last
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 pieces = model(lr).float()
+            if dtype == torch.float16 and not pieces.isfinite().all():
+                raise ValueError("float16 does not hold this picture's values; take bfloat16 or float32")
             if len(columns) == 1:
                 strip = pieces[0]
                 continue

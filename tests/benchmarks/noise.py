@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from dataset import sample_pairs
-from models import load
 from tests.benchmarks.harness import parse_args, report
+from utils.checkpoint import load_model
 from utils.evaluation import to_tensor
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoint"
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv, __doc__)
     rows = []
     for file in sorted(CHECKPOINTS.glob("*.safetensors")):
-        network = load(file).to(args.device)
+        network = load_model(file)[0].to(args.device)
         peaks = {name: network(to_tensor(image, args.device)).abs().max().item() for name, image in images().items()}
         rows.append({"weights": file.stem, **{name: f"{peak:.1f}" for name, peak in peaks.items()}})
     report(f"Largest output, LR images of {SIDE}×{SIDE}", rows, args)
