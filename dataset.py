@@ -202,7 +202,8 @@ class PairedPatches:
         split: `training` or `validation`.
         detail: for training; a cell of positions is as likely as the sum of the detail in their patches, each to this
             power. 0: all positions equally.
-        noise: for training; this share of the samples are of `noise_pairs` instead. `images` counts the others.
+        noise: for training; this share of the samples are of `noise_pairs` instead, drawn by `detail` among themselves.
+            `images` counts the others.
     Raises:
         DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
     """
@@ -245,9 +246,12 @@ class PairedPatches:
         scale_to_share(weights, self.images, noise)
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
-        shares = {"images": self.images, "noise": noise}
-        size = patch_size // scale
-        self.cells = Cells(self.lr, repeats, self.positions, size=size, power=detail, **shares) if detail else None
+        self.cells = None
+        if detail:
+            size = patch_size // scale
+            self.cells = Cells(
+                self.lr, repeats, self.positions, size=size, power=detail, images=self.images, noise=noise
+            )
 
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""

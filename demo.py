@@ -450,7 +450,8 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:
     """Colours by the network, alpha by bicubic."""
-    rgb = super_resolve(model, photo.rgb, scale, args.tile, args.batch, DTYPES[args.precision])
+    with memory_shortage("give a smaller --tile or --batch"):
+        rgb = super_resolve(model, photo.rgb, scale, args.tile, args.batch, DTYPES[args.precision])
     return replace(photo, rgb=rgb, alpha=None if photo.alpha is None else imresize(photo.alpha, scale))
 
 
@@ -467,8 +468,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
                 raise DataError(f"{target} exists; --overwrite replaces it")
             photo = read_photo(source)
             check_holds(target.suffix.lower(), photo)
-            with memory_shortage("give a smaller --tile or --batch"):
-                larger = upscale_photo(model, scale, photo, args)
+            larger = upscale_photo(model, scale, photo, args)
             write_photo(target, larger)
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")

@@ -234,6 +234,8 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
         parser.error("--cautious needs --optimizer soap")
+    if "noise" in args.data and not Path("noise").exists():
+        parser.error("--data noise: it is no set any more; give --noise SHARE, such as 0.05")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
     if args.repeat is None:
@@ -610,7 +612,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.Namespace) -> None:
-    """Raises TrainingError where a run would write over another, has ended, or could not be saved."""
+    """Raises TrainingError where a run would write over another or has ended."""
     if ranks.is_first and state is None and (args.save_dir / "last.pth").exists():
         raise TrainingError(
             f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
@@ -621,7 +623,6 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f"this run has ended at epoch {run.epoch}; give --epochs above that to go on, or start another from its"
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
-    check_writable(args.save_dir)
 
 
 def introduce(
@@ -632,7 +633,7 @@ def introduce(
     set5: BenchmarkSet | None,
     args: argparse.Namespace,
 ) -> None:
-    """Prints what is trained, on what and from what; `cost` in GFLOPs and M parameters."""
+    """Prints the network, its cost (GFLOPs, M parameters), the hardware, the images and the share of each set."""
     print(
         "{}: {:.3f} GFLOPs, {:.6f} M parameters on {}".format(
             network_name(args.model, run.hyperparameters), *cost, hardware(args.device)
@@ -650,57 +651,70 @@ def introduce(
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
-    # network and data
     model, ema, optimizer, run = build(args, state)
     args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, run.hyperparameters)}")
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
-    check_can_go_on(run, state, ranks, args)
-    train_set, valid_set, set5 = open_data(args)
-    leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
-    run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
-    gflops, mparams = count_cost(model)
-    if ranks.is_first:
-        introduce(run, (gflops, mparams), train_set, valid_set, set5, args)
-        if state:
-            warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
-
-    # loop
+    check_writable(args.save_dir)
     with locked(args.save_dir) if ranks.is_first else nullcontext():
-        log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
-        called = accelerate(model, ranks, args)
-        source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
-        evaluated = ema.model if ema else model
-        earlier, started = run.seconds, time.monotonic()
-        drawn = started
-        for epoch in range(run.epoch + 1, args.epochs + 1):
-            train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
-            is_due = epoch % args.eval_every == 0 or epoch == args.epochs
-            if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
-                drawn = time.monotonic()
-            evaluated.eval()
-            entry = {
-                "epoch": epoch,
-                "iteration": epoch * args.iterations,
-                "learning_rate": learning_rate(epoch * args.iterations - 1, args),
-                "train_loss": train_loss,
-                "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
-                "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
-                "hours": (earlier + time.monotonic() - started) / 3600,
-            }
-            is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
-            if is_best:
-                run.best_psnr_db = entry["valid_psnr_db"]
-            run.history.append(entry)
-            run.epoch, run.seconds = epoch, entry["hours"] * 3600
-            if ranks.is_first:
-                description = describe_run(run, args, train_set.images, gflops, mparams)
-                save(model, ema, optimizer, run, is_best, description, args)
-                if draw:
-                    draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
-                log_to_tensorboard(entry)
-                print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
-    ranks.meet()
+        check_can_go_on(run, state, ranks, args)
+        train_set, valid_set, set5 = open_data(args)
+        cost = count_cost(model)
+        if ranks.is_first:
+            introduce(run, cost, train_set, valid_set, set5, args)
+            if state:
+                warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
+        leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
+        run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
+        train_epochs(model, ema, optimizer, run, (train_set, valid_set, set5), cost, ranks, args)
     return run.history[-1]
+
+
+def train_epochs(
+    model: nn.Module,
+    ema: EMA | None,
+    optimizer: torch.optim.Optimizer,
+    run: Run,
+    sets: tuple[PairedPatches, PairedPatches, BenchmarkSet | None],
+    cost: tuple[float, float],
+    ranks: Ranks,
+    args: argparse.Namespace,
+) -> None:
+    """Trains, evaluates, saves and tells, an epoch at a time."""
+    train_set, valid_set, set5 = sets
+    log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
+    called = accelerate(model, ranks, args)
+    source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
+    evaluated = ema.model if ema else model
+    earlier, started = run.seconds, time.monotonic()
+    drawn = started
+    for epoch in range(run.epoch + 1, args.epochs + 1):
+        train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
+        is_due = epoch % args.eval_every == 0 or epoch == args.epochs
+        if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
+            drawn = time.monotonic()
+        evaluated.eval()
+        entry = {
+            "epoch": epoch,
+            "iteration": epoch * args.iterations,
+            "learning_rate": learning_rate(epoch * args.iterations - 1, args),
+            "train_loss": train_loss,
+            "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
+            "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
+            "hours": (earlier + time.monotonic() - started) / 3600,
+        }
+        is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
+        if is_best:
+            run.best_psnr_db = entry["valid_psnr_db"]
+        run.history.append(entry)
+        run.epoch, run.seconds = epoch, entry["hours"] * 3600
+        if ranks.is_first:
+            description = describe_run(run, args, train_set.images, *cost)
+            save(model, ema, optimizer, run, is_best, description, args)
+            if draw:
+                draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
+            log_to_tensorboard(entry)
+            print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
+    ranks.meet()
 
 
 def save(

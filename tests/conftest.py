@@ -18,10 +18,9 @@ torch.set_num_threads(1)
 
 
 def reference(name: str) -> Path:
-    """A file or folder of the reference data beside the repository; Set5 may also be where demo.py fetches it."""
-    beside = REPOSITORY.parent / "shared" / name
-    fetched = REPOSITORY / name.replace("data/set5", "Set5")
-    return fetched if fetched.exists() and not beside.exists() else beside
+    """A file or folder of the reference data beside the repository; Set5 as a whole may be the one demo.py fetches."""
+    beside, fetched = REPOSITORY.parent / "shared" / name, REPOSITORY / "Set5"
+    return fetched if name == "data/set5" and fetched.exists() and not beside.exists() else beside
 
 
 def needs_reference(name: str):

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import smooth_image
 
 import train
 from utils.checkpoint import load_state
 from utils.distributed import Ranks
+from utils.images import read_rgb, write_rgb
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "IMDN_dw", "--nf", "8", "--modules", "1", "--patch", "24", "--valid-patch", "24", "--batch", "4"]
@@ -42,14 +44,20 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_two_processes_learn_what_one_does(decoded, tmp_path):
-    flags = [*FLAGS, "--data", str(decoded), "--epochs", "3"]
+    for name in "abc":
+        write_rgb(tmp_path / f"Set5/original/{name}.png", smooth_image(24, 27))
+        write_rgb(tmp_path / f"Set5/LRbicx3/{name}.png", smooth_image(8, 9))
+    flags = [*FLAGS, "--data", str(decoded), "--epochs", "3", "--set5", str(tmp_path / "Set5")]
     alone = train.main([*flags, "--save-dir", str(tmp_path / "one")])
     finish(start(["--standalone", "--nproc-per-node", "2"], [*flags, "--save-dir", str(tmp_path / "two")]))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (load_state(tmp_path / name / "last.pth") for name in ("one", "two"))
     for a, b in zip(one["model"].values(), two["model"].values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    assert two["run"]["history"][-1]["valid_psnr_db"] == pytest.approx(alone["valid_psnr_db"], abs=0.01)
+    for figure in ("valid_psnr_db", "set5_psnr_db"):
+        assert two["run"]["history"][-1][figure] == pytest.approx(alone[figure], abs=0.01)
+    panels = [read_rgb(tmp_path / name / "panel.png") for name in ("one", "two")]
+    assert panels[0].shape == panels[1].shape  # all of Set5, though two processes scored it
     # and one process goes on where two were
     resumed = train.main(["--resume", str(tmp_path / "two/last.pth"), "--epochs", "4", "--device", "cpu"])
     assert resumed["epoch"] == 4

@@ -86,7 +86,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
     networks = {
         "checkpoint/IMDN_dw_nf36_m8_x3": ("IMDN_dw", 36, 8),
         f"{TRAINED}/best": ("IMDN_dw", 40, 6),
-        **dict.fromkeys(("checkpoint/IMDN_RTC_nf12_m5_x3", "before", "runs/leg/best"), ("IMDN_RTC", 12, 5)),
+        "checkpoint/IMDN_RTC_nf12_m5_x3": ("IMDN_RTC", 12, 5),
+        **dict.fromkeys(("before", "runs/leg/best"), ("DRLN_narrow", 12, 4)),
     }
     for file, (name, nf, modules) in networks.items():
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}

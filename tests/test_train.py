@@ -76,7 +76,7 @@ def test_soap_changes_its_ways_on_resume(decoded, tmp_path):
     run(decoded, tmp_path, "--optimizer", "soap", "--epochs", "1")
     state = load_state(tmp_path / "last.pth")
     del state["optimizer"]["param_groups"][0]["cautious"]  # as states were before there was such a flag
-    del state["args"]["cautious"], state["args"]["detail"]
+    del state["args"]["cautious"], state["args"]["detail"], state["args"]["noise"]
     torch.save(state, tmp_path / "last.pth")
     resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs"]
     train.main([*resume, "2", "--cautious", "--precondition-every", "5"])
@@ -379,7 +379,7 @@ def test_too_little_gpu_memory_costs_one_line(decoded, tmp_path, flags, monkeypa
 
 
 def test_two_runs_do_not_write_into_one_folder(decoded, tmp_path):
-    with locked(tmp_path / "run"), pytest.raises(SystemExit, match="another process is writing to .*run; give another"):
+    with locked(tmp_path / "run"), pytest.raises(SystemExit, match="another process writes to .*run; wait for it"):
         run(decoded, tmp_path / "run", "--epochs", "1")
     run(decoded, tmp_path / "run", "--epochs", "1")
 

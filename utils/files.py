@@ -4,7 +4,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -51,24 +51,25 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a folder, made if need be, for this process; where the system has no such locks it does nothing more.
+    """Keeps a folder for this process, where the system has such locks; made if need be, removed if still empty.
 
     Raises:
         BlockingIOError: another process has it; names the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not fcntl:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BlockingIOError(f"another process is writing to {folder}; give another folder") from error
+            raise BlockingIOError(f"another process writes to {folder}; wait for it, or take another folder") from error
         yield
     finally:
-        os.close(descriptor)  # which releases it; so does the end of the process, however it ends
+        with suppress(OSError):  # of a folder that is not empty
+            folder.rmdir()
+        if fcntl:
+            os.close(descriptor)  # which releases it; so does the end of the process, however it ends
 
 
 def is_made_from(path: Path, source: Path) -> bool:

@@ -166,7 +166,7 @@ def super_resolve(
             with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 pieces = model(lr).float()
             if dtype == torch.float16 and not pieces.isfinite().all():
-                raise ValueError("float16 does not hold this picture's values; take bfloat16 or float32")
+                raise ValueError("the network's values overflow float16 on this picture; take bfloat16 or float32")
             if len(columns) == 1:
                 strip = pieces[0]
                 continue

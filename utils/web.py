@@ -42,7 +42,7 @@ def build_page(networks: dict[str, Upscaler]):
             larger, scale = networks[name](photo)
             seconds = time.monotonic() - started
             target = result_file(Path(results.name), Path(upload), larger, scale)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             raise gr.Error(f"{Path(upload).name}: {error}") from error
         (height, width), (larger_height, larger_width) = photo.rgb.shape[:2], larger.rgb.shape[:2]
         told = f"{width}×{height} → {larger_width}×{larger_height} in {seconds:.2f} s with {name}"
@@ -53,7 +53,10 @@ def build_page(networks: dict[str, Upscaler]):
         )
 
     with gr.Blocks(title="Super-resolution", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
-        gr.Markdown("# Super-resolution\nDrop a picture, pick a network. Nothing leaves this machine.")
+        gr.Markdown(
+            f"# Super-resolution\nDrop a picture of up to {LARGEST_MEGAPIXELS:.0f} megapixels, pick a network. Nothing"
+            " leaves this machine."
+        )
         with gr.Row():
             upload = gr.File(label="Picture", file_types=["image"], elem_id="upload")
             with gr.Column():
