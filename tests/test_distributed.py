@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from conftest import smooth_image
@@ -16,7 +17,7 @@ from conftest import smooth_image
 import train
 from utils.checkpoint import load_state
 from utils.distributed import Ranks
-from utils.images import read_rgb, write_rgb
+from utils.images import write_rgb
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLAGS = ["--model", "IMDN_dw", "--nf", "8", "--modules", "1", "--patch", "24", "--valid-patch", "24", "--batch", "4"]
@@ -56,7 +57,7 @@ def test_two_processes_learn_what_one_does(decoded, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     for figure in ("valid_psnr_db", "set5_psnr_db"):
         assert two["run"]["history"][-1][figure] == pytest.approx(alone[figure], abs=0.01)
-    panels = [read_rgb(tmp_path / name / "panel.png") for name in ("one", "two")]
+    panels = [cv2.imread(str(tmp_path / name / "panel.png")) for name in ("one", "two")]
     assert panels[0].shape == panels[1].shape  # all of Set5, though two processes scored it
     # and one process goes on where two were
     resumed = train.main(["--resume", str(tmp_path / "two/last.pth"), "--epochs", "4", "--device", "cpu"])
