@@ -234,12 +234,13 @@ class PairedPatches:
             self.set_ends = np.append(self.set_ends, len(self.pairs))
         self.lr = MappedArrays([pair.lr for pair in self.pairs])
         self.hr = MappedArrays([pair.hr for pair in self.pairs])
+        flag = "--valid-patch" if split == "validation" else "--patch"
         for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
             check_sizes(pair, lr, hr, scale, split)
             if min(hr[:2]) < patch_size:
                 raise DataError(
                     f"{split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {patch_size} pixel patch"
-                    f" ({describe(pair)}); use a smaller patch or remove it"
+                    f" ({describe(pair)}); give a smaller {flag} or remove it"
                 )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
