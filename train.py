@@ -634,11 +634,8 @@ def introduce(
     args: argparse.Namespace,
 ) -> None:
     """Prints the network, its cost (GFLOPs, M parameters), the hardware, the images and the share of each set."""
-    print(
-        "{}: {:.3f} GFLOPs, {:.6f} M parameters on {}".format(
-            network_name(args.model, run.hyperparameters), *cost, hardware(args.device)
-        )
-    )
+    name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
+    print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
     missing = "" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)"
     print(f"{train_set.images} training and {len(valid_set.pairs)} validation images{missing}")
     names = [*args.data, "noise"] if args.noise else args.data

@@ -1,4 +1,5 @@
 import copy
+import errno
 import json
 import math
 import os
@@ -379,9 +380,19 @@ def test_too_little_gpu_memory_costs_one_line(decoded, tmp_path, flags, monkeypa
 
 
 def test_two_runs_do_not_write_into_one_folder(decoded, tmp_path):
-    with locked(tmp_path / "run"), pytest.raises(SystemExit, match="another process writes to .*run; wait for it"):
-        run(decoded, tmp_path / "run", "--epochs", "1")
+    with locked(tmp_path / "run"):
+        with pytest.raises(SystemExit, match="another process writes to .*run; wait for it"):
+            run(decoded, tmp_path / "run", "--epochs", "1")
+        assert (tmp_path / "run").is_dir()  # empty as yet, and the first one's
+    assert not (tmp_path / "run").exists()
     run(decoded, tmp_path / "run", "--epochs", "1")
+
+
+def test_a_file_system_without_locks_is_written_to_as_well(decoded, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOSYS, "Function not implemented")))
+    run(decoded, tmp_path / "run", "--epochs", "1")
+    assert (tmp_path / "run/last.pth").exists()
 
 
 def test_the_shares_of_the_sets_are_told(decoded, tmp_path, capsys):

@@ -59,11 +59,14 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
-        try:
-            if fcntl:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(f"another process writes to {folder}; wait for it, or take another folder") from error
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BlockingIOError(f"another process writes to {folder}; wait for it, or take another folder") from error
+    except OSError:  # a file system without locks, as some clusters have
+        pass
+    try:
         yield
     finally:
         with suppress(OSError):  # of a folder that is not empty
