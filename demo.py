@@ -50,7 +50,7 @@ from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
 
 PUBLISHED = Path(__file__).parent / "checkpoint"
-DEFAULT_CHECKPOINT = PUBLISHED / "IMDN_dw_nf36_m8_x3.safetensors"
+DEFAULT_CHECKPOINT = PUBLISHED / "IMDN_dw_nf32_m10_x3.safetensors"
 DEFAULT_SET5 = Path("Set5")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from conftest import needs_reference, reference, smooth_image
 
+from dataset import BenchmarkSet
 from utils.bicubic import cubic, imresize
 from utils.download import SET5_CROP, SET5_SHA256, pixel_hash
+from utils.evaluation import average, to_tensor
 from utils.images import read_rgb
+from utils.metrics import crop_to, psnr_rgb, psnr_y
 
 
 @needs_reference("data/set5/LRbicx3")
@@ -15,6 +18,16 @@ def test_set5_pixel_for_pixel(name):
     np.testing.assert_array_equal(imresize(hr[: 3 * lr.shape[0], : 3 * lr.shape[1]], 1 / 3), lr)
     assert lr.shape[:2] == tuple(n // SET5_CROP * SET5_CROP // 3 for n in hr.shape[:2])
     assert pixel_hash(hr) == SET5_SHA256[name]
+
+
+@needs_reference("data/set5/LRbicx3")
+def test_set5_enlarged_scores_as_by_matlab():
+    enlarged = [
+        (to_tensor(imresize(lr, 3)), to_tensor(hr)) for _, lr, hr in BenchmarkSet.from_set5(reference("data/set5"), 3)
+    ]
+    pairs = [(sr, crop_to(hr, sr)) for sr, hr in enlarged]
+    assert average(psnr_rgb(sr, hr).item() for sr, hr in pairs) == pytest.approx(28.607, abs=0.0005)
+    assert average(psnr_y(sr, hr, border=3).item() for sr, hr in pairs) == pytest.approx(30.385, abs=0.0005)
 
 
 def test_kernel_interpolates_and_sums_to_one():

@@ -1,4 +1,4 @@
-"""The README is held to the code: every command in it runs here, small, and its table is that of the weights."""
+"""The documents are held to the code: every command in them runs here, small, and README's tables are the weights'."""
 
 import importlib
 import re
@@ -25,6 +25,7 @@ from utils.tables import results_table, training_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+EXPERIMENTS = (REPOSITORY / "checkpoint/EXPERIMENTS.md").read_text(encoding="utf-8")
 PUBLISHED = natsorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
@@ -37,9 +38,8 @@ SMALL_BENCHMARKS = {
 TRAINED = "runs/IMDN_dw_nf40_m6_x3"
 
 fenced = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
-COMMANDS = [line.split(" && ")[-1] for line in fenced if re.search("(python|torchrun) ", line)] + re.findall(
-    r"`(python [^`]*)`", README
-)
+COMMANDS = [line.split(" && ")[-1] for line in fenced if re.search("(python|torchrun) ", line)]
+COMMANDS += re.findall(r"`(python [^`]*)`", README + EXPERIMENTS)
 SMALL = ["--epochs", "1", "--iterations", "1", "--batch", "1", "--patch", "24", "--valid-patch", "24", "--workers", "0"]
 SMALL += ["--device", "cpu"]
 
@@ -82,12 +82,12 @@ def workplace(tmp_path, monkeypatch) -> Path:
     metadata = {"commands": [leg], "data": {"sets": []}, "metrics": {}}
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
-    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf36_m8_x3.safetensors")
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf32_m10_x3.safetensors")
     networks = {
-        "checkpoint/IMDN_dw_nf36_m8_x3": ("IMDN_dw", 36, 8),
+        "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10),
         f"{TRAINED}/best": ("IMDN_dw", 40, 6),
         "checkpoint/IMDN_RTC_nf12_m5_x3": ("IMDN_RTC", 12, 5),
-        **dict.fromkeys(("before", "runs/leg/best"), ("DRLN_narrow", 12, 4)),
+        "runs/long/best": ("IMDN", 20, 6),
     }
     for file, (name, nf, modules) in networks.items():
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}
@@ -179,12 +179,25 @@ def test_published_weights_say_how_they_were_made(path):
         assert leg["command"].startswith("python train.py") and re.fullmatch(r"[0-9a-f]{40}", leg["commit"])
 
 
-def test_the_chinese_readme_holds_the_same_commands_figures_and_tables():
-    chinese = (REPOSITORY / "README.zh-TW.md").read_text(encoding="utf-8")
-    english = README.split("## Citations")[0]
+@pytest.mark.parametrize("name", ("README", "checkpoint/EXPERIMENTS"))
+def test_the_chinese_document_holds_the_same_commands_figures_and_tables(name):
+    english = (REPOSITORY / f"{name}.md").read_text(encoding="utf-8").split("## Citations")[0]
+    chinese = (REPOSITORY / f"{name}.zh-TW.md").read_text(encoding="utf-8")
     blocks = re.compile(r"```.*?```", re.S)
-    tables = (re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.S) for name in ("results", "training"))
+    tables = (re.compile(f"<!-- {table} -->.*?<!-- /{table} -->", re.S) for table in ("results", "training"))
     for pattern in (blocks, *tables):
         assert pattern.findall(chinese) == pattern.findall(english)
     figures = [sorted(re.findall(r"\d[\d.,]*\d|\d", blocks.sub("", text))) for text in (english, chinese)]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("file", ("README.md", "README.zh-TW.md", "checkpoint/EXPERIMENTS.md"))
+def test_links_lead_somewhere(file):
+    """Files and headings of this repository; a heading's anchor is made as GitHub makes it."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    for target, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
+        path = (REPOSITORY / file).parent / target if target else REPOSITORY / file
+        assert path.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}, heading

@@ -19,7 +19,7 @@ from models import build_model
 from tests.benchmarks.harness import parse_args, report, seconds
 from utils.tiling import super_resolve
 
-NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN", 20, 6), ("IMDN_dw", 36, 8), ("DRLN_slim", 36, 8))
+NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN", 20, 6), ("IMDN_dw", 32, 10), ("DRLN_slim", 36, 8))
 SIZES = ((1280, 720), (3840, 2160))  # of the output
 SCALE = 3
 
