@@ -370,11 +370,11 @@ class DeviceArrays:
 
 
 class BenchmarkSet:
-    """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3)."""
+    """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3). `name` is "Set5" for that alone."""
 
     def __init__(self, items: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str) -> None:
         self.items = items
-        self.name = "Set5" if {name for name, _, _ in items} == set(SET5) else name
+        self.name = name
 
     def __len__(self) -> int:
         return len(self.items)
@@ -383,31 +383,23 @@ class BenchmarkSet:
         return iter(self.items)
 
     @classmethod
-    def from_set5(cls, root: Path, scale: int) -> "BenchmarkSet":
+    def from_set5(cls, root: Path, scale: int, make_lr: bool = False) -> "BenchmarkSet":
         """A folder holding LRbicx{scale}/ and original/, paired by name; LR names may end in x{scale}.
 
         The course gives LR images at ×3 only; at other scales, where there are none, they are made by bicubic.
 
+        Args:
+            make_lr: whether to make them at ×3 too, as the paper protocol does.
         Raises:
             DataError: a folder or a partner is missing, or an original is smaller than scale·LR.
         """
         lr_folder, hr_folder = root / f"LRbicx{scale}", root / "original"
-        if scale != 3 and hr_folder.is_dir() and not lr_folder.is_dir():
-            return cls(cls.from_folder(hr_folder, scale).items, root.name)
-        for folder in (lr_folder, hr_folder):
-            if not folder.is_dir():
-                raise DataError(f"{root} has no {folder.name}/; a Set5 folder holds LRbicx{scale}/ and original/")
-        lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in list_images(lr_folder)}
-        hr_files = {f.stem: f for f in list_images(hr_folder)}
-        if unpaired := natsorted(lr_files.keys() ^ hr_files.keys()):
-            raise DataError(f"{root}: images without a partner: {', '.join(unpaired)}")
-        if not hr_files:
-            raise DataError(f"{root} holds no images")
-        items = [(name, read_named(lr_files[name]), read_named(hr_files[name])) for name in natsorted(hr_files)]
-        for name, lr, hr in items:
-            if hr.shape[0] < scale * lr.shape[0] or hr.shape[1] < scale * lr.shape[1]:
-                raise DataError(f"{hr_files[name]} is smaller than {scale} times {lr_files[name]}")
-        return cls(items, root.name)
+        if make_lr or (scale != 3 and hr_folder.is_dir() and not lr_folder.is_dir()):
+            items = cls.from_folder(hr_folder, scale).items
+        else:
+            items = read_set5(lr_folder, hr_folder, scale)
+        is_whole = {name for name, _, _ in items} == set(SET5)
+        return cls(items, "Set5" if is_whole else f"{root.resolve().name}, {len(items)} images")
 
     @classmethod
     def from_folder(cls, folder: Path, scale: int) -> "BenchmarkSet":
@@ -434,6 +426,24 @@ class BenchmarkSet:
     def sample(cls, scale: int) -> "BenchmarkSet":
         """The validation photos of scikit-image."""
         return cls([(pair.name, pair.lr, pair.hr) for pair in sample_pairs("validation", scale)], "scikit-image")
+
+
+def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, lr, hr) of two folders' images, by name."""
+    for folder in (lr_folder, hr_folder):
+        if not folder.is_dir():
+            raise DataError(f"{folder.parent} has no {folder.name}/; a Set5 folder holds LRbicx{scale}/ and original/")
+    lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in list_images(lr_folder)}
+    hr_files = {f.stem: f for f in list_images(hr_folder)}
+    if unpaired := natsorted(lr_files.keys() ^ hr_files.keys()):
+        raise DataError(f"{hr_folder.parent}: images without a partner: {', '.join(unpaired)}")
+    if not hr_files:
+        raise DataError(f"{hr_folder.parent} holds no images")
+    items = [(name, read_named(lr_files[name]), read_named(hr_files[name])) for name in natsorted(hr_files)]
+    for name, lr, hr in items:
+        if hr.shape[0] < scale * lr.shape[0] or hr.shape[1] < scale * lr.shape[1]:
+            raise DataError(f"{hr_files[name]} is smaller than {scale} times {lr_files[name]}")
+    return items
 
 
 def read_named(path: Path) -> np.ndarray:

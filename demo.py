@@ -29,7 +29,7 @@ import torch.nn as nn
 from natsort import natsorted
 from tqdm import tqdm
 
-from dataset import TEACHER, BenchmarkSet, DataError, Pair, check_sizes, find_pairs, open_array
+from dataset import TEACHER, BenchmarkSet, DataError, Pair, check_sizes, downscaled, find_pairs, open_array
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
@@ -190,9 +190,17 @@ def sizes(args: argparse.Namespace) -> dict[str, int | None]:
 
 
 def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
-    """The images to score on: --benchmark, --set5, or Set5, fetched where absent; scikit-image's with no network."""
-    if args.benchmark:
-        return BenchmarkSet.from_folder(args.benchmark, scale)
+    """The images to score on: --benchmark, or Set5."""
+    if not args.benchmark:
+        return open_set5(args, scale, args.protocol)
+    benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
+    if args.protocol == "course":  # whose LR images are not these, even of a folder called Set5
+        benchmark.name += ", LR by bicubic"
+    return benchmark
+
+
+def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkSet:
+    """--set5, or Set5, fetched where absent; scikit-image's photos with no network."""
     root = args.set5 or DEFAULT_SET5
     if not args.set5 and not root.exists():
         try:
@@ -202,9 +210,7 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
             print(f"Set5 could not be fetched ({error}); --set5 DIR scores one that is here", file=sys.stderr)
             print("scoring scikit-image's photos instead", file=sys.stderr)
             return BenchmarkSet.sample(scale)
-    if args.protocol == "paper":
-        return BenchmarkSet.from_folder(root / "original", scale)
-    return BenchmarkSet.from_set5(root, scale)
+    return BenchmarkSet.from_set5(root, scale, make_lr=protocol == "paper")
 
 
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
@@ -387,12 +393,12 @@ def publish(args: argparse.Namespace) -> None:
         )
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
-    scale, folder, metrics = metadata["hyperparameters"]["scale"], args.benchmark, {}
+    scale, metrics = metadata["hyperparameters"]["scale"], {}
     for protocol in PROTOCOLS:
-        args.protocol, args.benchmark = protocol, None
-        metrics[f"Set5 {protocol}"] = score(model, metadata, open_benchmark(args, scale), args, protocol)
-    if folder:
-        metrics[f"{folder.name} paper"] = score(model, metadata, BenchmarkSet.from_folder(folder, scale), args, "paper")
+        metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
+    if args.benchmark:
+        benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
+        metrics[f"{args.benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
     if wrong := {metrics[f"Set5 {protocol}"]["images"] for protocol in PROTOCOLS} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     kept = ("per_image", "average_psnr_db", "ssim")
@@ -427,7 +433,7 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """
     if source.is_dir():
         files, root = list_images(source, recursive=True), source
-        files = [f for f in files if target == source or target not in f.parents]
+        files = [f for f in files if not is_output(f, source, target)]
     elif source.is_file():
         if not target.is_dir() and target.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder that exists")
@@ -446,6 +452,11 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         if (other := first.setdefault(written, file)) != file:
             raise DataError(f"--input {source}: {file} and {other} would both be {written}; give a folder to mirror")
     return jobs
+
+
+def is_output(file: Path, source: Path, target: Path) -> bool:
+    """Whether a file of --input was written by an earlier run: where --output is a folder inside it."""
+    return not (target.exists() and target.samefile(source)) and target.resolve() in file.resolve().parents
 
 
 def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:
@@ -484,7 +495,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
 def other_files(args: argparse.Namespace) -> str:
     """How many files of an --input folder are left out for their suffix, and which these are."""
     files = files_below(args.input) if args.input.is_dir() else ()
-    others = [f for f in files if args.output not in f.parents and not f.name.startswith(".")]
+    others = [f for f in files if not (is_output(f, args.input, args.output) or f.name.startswith("."))]
     suffixes = [f.suffix.lower() or f.name for f in others if f.suffix.lower() not in IMAGE_SUFFIXES]
     return f", {len(suffixes)} left out ({', '.join(natsorted(set(suffixes)))})" if suffixes else ""
 
@@ -508,11 +519,11 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     hr = None
     if args.hr:
         whole = read_colours(args.hr)
-        height, width = (n // scale * scale for n in whole.shape[:2])
-        if not (height and width):
+        if min(whole.shape[:2]) < scale:
             raise DataError(f"{args.hr} is {whole.shape[1]}×{whole.shape[0]}, too small to shrink by {scale}")
-        hr = whole[:height, :width]
-    lr = read_colours(args.input) if args.input else imresize(hr, 1 / scale)
+        lr, hr = downscaled(whole, scale)
+    if args.input:
+        lr = read_colours(args.input)
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
     if hr is not None and hr.shape[:2] != shape:
         found, expected = f"{whole.shape[1]}×{whole.shape[0]}", f"{shape[1]}×{shape[0]}"

@@ -11,7 +11,6 @@ an image changed since is done again. What cannot be used is named at the end, a
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,6 +23,7 @@ from natsort import natsorted
 from tqdm import tqdm
 
 from utils.bicubic import imresize
+from utils.cores import usable_cores
 from utils.files import atomic_path, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.images import list_images, read_rgb
@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="F",
         help="write the training images at F times their size, and their LR, instead",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: all cores)")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads (default: all cores)")
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers {args.workers}: needs at least 1")

@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,7 @@ from utils.images import list_images
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, keep_freed_memory, memory_shortage
 from utils.metrics import fourier_loss, psnr_loss, psnr_rgb
+from utils.mixed_precision import MixedPrecision
 from utils.plots import draw_panel, draw_plots
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
@@ -96,8 +97,8 @@ def make_parser() -> FlagParser:
     network.add_argument(
         "--init",
         default="default",
-        help="`default`: random; `interpolation`: near bilinear; or a .safetensors file to go on from, such as another"
-        " run's best or a shallower network's",
+        help="`default`: random; `interpolation`: near bilinear; or a file of weights to go on from, such as another"
+        " run's best.safetensors, a shallower network's, or the IMDN authors' .pth",
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -200,12 +201,12 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
     check_args(parser, args)
+    complete_args(parser, args)
     return args, state
 
 
 def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
-    """Refuses what argparse cannot see; fills in defaults that depend on other flags."""
-    args.set5 = Path(args.set5)
+    """Refuses what argparse cannot see."""
     for flag in (
         "batch",
         "epochs",
@@ -221,6 +222,8 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
     if not 0 < args.lr < math.inf:
         parser.error(f"--lr {args.lr}: must be positive")
+    if args.seed >= 2**63:
+        parser.error(f"--seed {args.seed}: must be below 2^63")
     for flag in ("lr_min", "warmup", "seed", "workers", "clip"):
         if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
@@ -238,17 +241,22 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--data noise: it is no set any more; give --noise SHARE, such as 0.05")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
-    if args.repeat is None:
-        args.repeat = [10, 1] if len(args.data) == 2 else [1] * len(args.data)
-    if len(args.repeat) != len(args.data) or min(args.repeat) < 1:
+    if args.repeat is not None and (len(args.repeat) != len(args.data) or min(args.repeat) < 1):
         parser.error(f"--repeat {args.repeat}: give a weight of at least 1 for each of --data {' '.join(args.data)}")
-    if args.init not in ("default", "interpolation") and not args.init.endswith(".safetensors"):
-        parser.error(f"--init {args.init}: default, interpolation, or a .safetensors file that train.py wrote")
+    if args.init not in ("default", "interpolation") and not args.init.endswith((".safetensors", ".pth", ".pt")):
+        parser.error(f"--init {args.init}: default, interpolation, or a file of weights (.safetensors, .pth)")
     for flag in ("patch", "valid_patch"):
         size = getattr(args, flag)
         if size % args.scale:
             nearest = max(size // args.scale, 1) * args.scale
             parser.error(f"--{flag.replace('_', '-')} {size}: not a multiple of --scale {args.scale}; {nearest} is")
+
+
+def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
+    """Fills in defaults that depend on other flags or on the machine, and refuses what this one does not have."""
+    args.set5 = Path(args.set5)
+    if args.repeat is None:
+        args.repeat = [10, 1] if len(args.data) == 2 else [1] * len(args.data)
     ranks = Ranks()
     if args.batch % ranks.world:
         parser.error(f"--batch {args.batch}: not a multiple of the {ranks.world} processes")
@@ -429,32 +437,31 @@ def batches(
 
 
 def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.Module:
-    """The module that training calls: compiled, or as it is with a line of warning; synchronised over the ranks."""
-    called = model
+    """The module that training calls, in bfloat16 where asked to: compiled, or as it is with a line of warning.
+
+    It is synchronised over the ranks, and its output is float32.
+    """
+    torch.backends.cudnn.benchmark = True  # as all batches are of one shape; without_tf32 has it off, as images are not
+    called = uncompiled = MixedPrecision(model, torch.device(args.device).type, args.bf16)
     if args.compile:
         try:
-            called = torch.compile(model)
+            called = torch.compile(uncompiled, dynamic=False)
             size = args.patch // args.scale
             example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-            forward(called, to_float(example, args), args).sum().backward()
+            called(to_float(example, args)).sum().backward()
             model.zero_grad(set_to_none=True)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever the compiler or its toolchain raises
-            called = model
+            called = uncompiled
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"warning: torch.compile failed, training goes on without it: {reason[:150]}", file=sys.stderr)
+            if ranks.is_first:
+                print(f"warning: torch.compile failed, training goes on without it: {reason[:150]}", file=sys.stderr)
     if ranks.world > 1:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1×1 kernels: the same
         devices = [torch.device(args.device)] if args.device.startswith("cuda") else None
         return DistributedDataParallel(called, device_ids=devices, gradient_as_bucket_view=True)
     return called
-
-
-def forward(model: nn.Module, lr: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
-    """Super-resolves in bf16 where asked to; the result is float32."""
-    with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.bf16):
-        return model(lr).float()
 
 
 def train_epoch(
@@ -483,7 +490,7 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
         lr, hr = (to_float(batch, args) for batch in next(source))
-        loss = LOSSES[args.loss](forward(called, lr, args), hr)
+        loss = LOSSES[args.loss](called(lr), hr)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if args.clip:
@@ -497,8 +504,8 @@ def train_epoch(
     loss_is_finite = math.isfinite(mean)
     if not (loss_is_finite and all(p.isfinite().all() for p in model.parameters())):  # no loss has seen the last step's
         what = "the weights became infinite" if loss_is_finite else f"the loss became {mean}"
-        lost = f"{args.save_dir}/last.pth holds the epoch before: resume it" if epoch > 1 else "start again"
-        raise TrainingError(f"{what} in epoch {epoch}; {lost} with a lower --lr, or with --clip 1")
+        kept = f"--resume {args.save_dir}/last.pth (the epoch before) or best.pth" if epoch > 1 else "start again"
+        raise TrainingError(f"{what} in epoch {epoch}; {kept} with a lower --lr, or with --clip 1")
     return mean
 
 
@@ -590,6 +597,8 @@ def start_from_file(model: nn.Module, path: Path) -> dict:
     """Takes the tensors that fit, so that a shallower network's will do; returns the file's metadata."""
     weights, metadata = read_weights(path)
     name = type(model).__name__
+    if metadata.get("training_state"):
+        raise TrainingError(f"--init {path}: a training state; give the best.safetensors beside it, or --resume")
     if metadata.get("model") != name:
         raise TrainingError(f"--init {path}: holds {metadata.get('model', 'an unknown network')}, not {name}")
     own = model.state_dict()
@@ -648,6 +657,7 @@ def introduce(
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
+    started = time.monotonic()
     model, ema, optimizer, run = build(args, state)
     args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, run.hyperparameters)}")
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
@@ -662,7 +672,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
-        train_epochs(model, ema, optimizer, run, (train_set, valid_set, set5), cost, ranks, args)
+        train_epochs(model, ema, optimizer, run, (train_set, valid_set, set5), cost, started, ranks, args)
     return run.history[-1]
 
 
@@ -673,17 +683,17 @@ def train_epochs(
     run: Run,
     sets: tuple[PairedPatches, PairedPatches, BenchmarkSet | None],
     cost: tuple[float, float],
+    started: float,
     ranks: Ranks,
     args: argparse.Namespace,
 ) -> None:
-    """Trains, evaluates, saves and tells, an epoch at a time."""
+    """Trains, evaluates, saves and tells, an epoch at a time; hours count from `started`, monotonic seconds."""
     train_set, valid_set, set5 = sets
     log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
     called = accelerate(model, ranks, args)
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = ema.model if ema else model
-    earlier, started = run.seconds, time.monotonic()
-    drawn = started
+    earlier, drawn = run.seconds, time.monotonic()
     for epoch in range(run.epoch + 1, args.epochs + 1):
         train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
@@ -792,20 +802,21 @@ def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
         line += f"  validation {entry['valid_psnr_db']:.3f} dB (best {best_psnr_db:.3f})"
     if entry["set5_psnr_db"] is not None:
         line += f"  Set5 {entry['set5_psnr_db']:.3f} dB"
-    return line
+    return f"{line}  {60 * entry['hours']:.1f} min"
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
     keep_freed_memory()
     args, state = parse_args(argv)
-    if args.bf16 and not has_bf16(args.device):
-        print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
-    if args.warmup and args.warmup > args.epochs * args.iterations:
-        print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     ranks = Ranks()
+    if ranks.is_first and args.bf16 and not has_bf16(args.device):
+        print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
+    if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
+        print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     try:
         ranks.join(args.device)
-        with memory_shortage("take a smaller --batch or --patch, or --cache disk"):
+        one_speaks = nullcontext() if ranks.is_first else redirect_stdout(None)
+        with memory_shortage("take a smaller --batch or --patch, or --cache disk"), one_speaks:
             return train(args, state, ranks)
     except (TrainingError, MemoryError, ValueError, OSError) as error:  # DataError, CheckpointError are ValueErrors
         sys.exit(f"error: {error}")

@@ -122,6 +122,8 @@ def test_the_paper_protocol_measures_ssim_on_any_folder(set5, capsys):
     assert "ranking_score" in course and not {"ranking_score", "makes_budget", "kaggle_score"} & (paper | folder).keys()
     assert list(paper["per_image"].values())[:4] == [folder["per_image"][name] for name in SET5[:4]]
     assert (paper["images"], folder["images"]) == ("Set5", "photos")
+    made_here = run_json(capsys, "--benchmark", "Set5/original")  # whose LR images are not the course's
+    assert made_here["images"] == "original, LR by bicubic" and "makes_budget" not in made_here
     assert run("--protocol", "paper") == 0
     sheet = capsys.readouterr().out
     assert "Average SSIM (Y)" in sheet and "Kaggle" not in sheet
@@ -452,6 +454,13 @@ def test_a_tree_is_mirrored_and_a_glob_s_files_go_into_a_folder(set5, capsys):
     }
     assert run("--input", "Set5/LRbicx3/[ab]*.png", "--output", "some") == 0
     assert sorted(p.name for p in Path("some").iterdir()) == ["babyx3.png", "birdx3.png", "butterflyx3.png"]
+
+
+def test_what_an_earlier_run_wrote_into_the_input_folder_is_no_input(set5):
+    assert run("--input", "Set5", "--output", Path.cwd() / "Set5/larger") == 0
+    before = sorted(Path("Set5").rglob("*.png"))
+    assert run("--input", Path.cwd() / "Set5", "--output", "Set5/larger", "--overwrite") == 0
+    assert sorted(Path("Set5").rglob("*.png")) == before
 
 
 def test_existing_outputs_are_kept_without_overwrite(set5, capsys):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.hardware import hardware
+from utils.hardware import hardware, without_tf32
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,18 @@ def test_a_cpu_has_a_name_and_threads(cpuinfo, name, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "some")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert hardware("cpu") == f"{name}, 2 threads"
+
+
+@pytest.mark.parametrize("before", (False, True))
+def test_without_tf32_holds_inside_and_leaves_things_as_they_were(before):
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    found = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = before
+        with without_tf32():
+            assert [kind.allow_tf32 for kind in kinds] == [False, False]
+        assert [kind.allow_tf32 for kind in kinds] == [before, before]
+    finally:
+        for kind, allowed in zip(kinds, found):
+            kind.allow_tf32 = allowed

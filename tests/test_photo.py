@@ -46,6 +46,14 @@ def test_what_is_written_is_read_again(tmp_path, suffix, kind, bits):
         assert np.array_equal(again.alpha, photo.alpha)
 
 
+@pytest.mark.parametrize("suffix", (".png", ".webp"))
+def test_broken_exif_is_no_reason_to_refuse_a_photo(tmp_path, suffix):
+    Image.fromarray(RGB).save(tmp_path / f"a{suffix}", exif=b"II*\0", icc_profile=b"profile", lossless=True)
+    photo = read_photo(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(photo.rgb, RGB)
+    assert photo.icc == b"profile"
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", (".jpg", ".png", ".webp", ".tif"))
 def test_exif_orientation_turns_the_image_upright(tmp_path, orientation, suffix):

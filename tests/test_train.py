@@ -16,7 +16,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_image
+from conftest import authors_state, smooth_image
 
 import train
 from dataset import TEACHER, PairedPatches, find_pairs
@@ -25,6 +25,7 @@ from utils.checkpoint import load_model, load_state
 from utils.ema import EMA
 from utils.files import locked
 from utils.images import write_rgb
+from utils.mixed_precision import MixedPrecision
 from utils.schedule import learning_rate_at
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -194,7 +195,8 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--seed", "-1"], "--seed -1: must not be negative"),
         (["--warmup", "-1"], "--warmup -1"),
         (["--lr", "1e-3", "--lr-min", "1e-2"], "--lr-min 0.01: above --lr 0.001"),
-        (["--init", "a.pth"], "a .safetensors file that train.py wrote"),
+        (["--init", "a.zip"], "a file of weights"),
+        (["--seed", str(2**63)], "must be below 2^63"),
         (["--init", "bilinear"], "--init bilinear: default, interpolation"),
         (["--patch", "100"], "--patch 100: not a multiple of --scale 3; 99 is"),
         (["--data", "sample", "b"], "stands alone"),
@@ -254,7 +256,7 @@ def test_weights_that_are_not_finite_are_not_saved(decoded, tmp_path, monkeypatc
         return step(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", spoil)
-    with pytest.raises(SystemExit, match=r"weights became infinite in epoch 2; .*last.pth holds the epoch before"):
+    with pytest.raises(SystemExit, match=r"weights became infinite in epoch 2; --resume .*last.pth"):
         run(decoded, tmp_path, "--epochs", "3")
     state = load_state(tmp_path / "last.pth")
     assert state["run"]["epoch"] == 1 and all(tensor.isfinite().all() for tensor in state["model"].values())
@@ -361,7 +363,7 @@ def test_plots_are_drawn_now_and_then_and_at_the_end(decoded, tmp_path, monkeypa
 
 
 def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, capsys):
-    def fail(model):
+    def fail(model, **options):
         raise RuntimeError("no C++ compiler\nand a long explanation")
 
     monkeypatch.setattr(torch, "compile", fail)
@@ -372,8 +374,8 @@ def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize("flags", ([], ["--compile"]))
 def test_too_little_gpu_memory_costs_one_line(decoded, tmp_path, flags, monkeypatch, capsys):
-    monkeypatch.setattr(train, "forward", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
-    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(MixedPrecision, "forward", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     with pytest.raises(SystemExit, match="error: out of memory; take a smaller --batch or --patch"):
         run(decoded, tmp_path, "--epochs", "1", *flags)
     assert "warning" not in capsys.readouterr().err
@@ -450,10 +452,23 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     run(decoded, tmp_path / "deeper2", "--epochs", "1", "--modules", "2", "--init", str(weights))
     again = load_model(tmp_path / "deeper2/best.safetensors")[1]
     assert again["started_from"] == deeper["started_from"] and len(again["curve"]) == 2
+    with pytest.raises(SystemExit, match="a training state; give the best.safetensors beside it"):
+        run(decoded, tmp_path / "c", "--epochs", "1", "--init", str(tmp_path / "a/best.pth"))
     with pytest.raises(SystemExit, match="holds IMDN_dw, not DRLN_narrow"):
         run(decoded, tmp_path / "c", "--epochs", "1", "--model", "DRLN_narrow", "--modules", "2", *flags)
     with pytest.raises(SystemExit, match="nowhere.safetensors does not exist"):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
+
+
+def test_a_run_goes_on_from_the_authors_weights(decoded, tmp_path):
+    network = build_model("IMDN", nf=16, num_modules=2)
+    torch.save(authors_state(network), tmp_path / "IMDN_x3.pth")
+    flags = ["--model", "IMDN", "--nf", "16", "--modules", "2", "--init", str(tmp_path / "IMDN_x3.pth"), "--lr", "1e-9"]
+    run(decoded, tmp_path / "run", "--epochs", "1", *flags)
+    tuned, metadata = load_model(tmp_path / "run/best.safetensors")
+    for a, b in zip(network.parameters(), tuned.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    assert metadata["iterations"] == 3 and len(metadata["commands"]) == 1
 
 
 def test_epochs_between_evaluations_are_saved_and_logged(decoded, tmp_path, monkeypatch, capsys):

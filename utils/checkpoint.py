@@ -77,7 +77,8 @@ def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
     """(state dict, metadata) of published weights, of a training state (its EMA) or of a bare state dict.
 
-    A bare state dict has no metadata, {}, but for the IMDN authors' files, whose tensors tell.
+    A training state's metadata is its network alone and `training_state`, True. A bare state dict has none, {}, but
+    for the IMDN authors' files, whose tensors tell.
     Raises:
         CheckpointError: missing, unreadable, or without weights.
     """
@@ -90,6 +91,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
         return content["ema"] or content["model"], {
             "model": content["name"],
             "hyperparameters": content["hyperparameters"],
+            "training_state": True,
         }
     for key in ("params_ema", "params", "state_dict"):  # as BasicSR and others wrap theirs
         if isinstance(content, dict) and isinstance(content.get(key), dict):

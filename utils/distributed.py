@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-TIMEOUT = timedelta(minutes=5)  # longer than any evaluation; a rank that waits longer has lost its peers
+TIMEOUT = timedelta(minutes=30)  # longer than reading all photos from a slow disk, which other ranks may have done
 
 
 class Ranks:
@@ -32,7 +32,7 @@ class Ranks:
     def join(self, device: str) -> None:
         """Meets the other processes; errors after TIMEOUT."""
         if device.startswith("cuda"):
-            torch.cuda.set_device(device)  # where pinned memory belongs, too
+            torch.cuda.set_device(device)
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
 

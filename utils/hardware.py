@@ -1,7 +1,8 @@
 """What a run computes on, in words, and its arithmetic."""
 
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,9 +16,19 @@ def hardware(device: str) -> str:
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def without_tf32() -> AbstractContextManager:
-    """Inside it a GPU's float32 convs are of float32: TF32, PyTorch's default, moves a PSNR's third decimal."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside it a GPU's float32 convs and products are of float32: TF32 moves a PSNR's third decimal.
+
+    PyTorch's default is TF32 for convs alone, but containers may set it for products as well.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def cpu_name() -> str:

@@ -80,10 +80,19 @@ def read_header(data: bytes) -> Header:
     is_tiff = data[:2] in (b"II", b"MM")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            orientation, icc = image.getexif().get(ORIENTATION, 1), image.info.get("icc_profile")
-            return Header(is_tiff, image.mode, orientation, icc, image.has_transparency_data)
+            icc = image.info.get("icc_profile")
+            return Header(is_tiff, image.mode, read_orientation(image), icc, image.has_transparency_data)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return Header(is_tiff)
+
+
+def read_orientation(image: Image.Image) -> int:
+    """As its EXIF has it; 1, upright, where that is absent or broken."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+        return orientation if isinstance(orientation, int) else 1
+    except Exception:  # Pillow lets out whatever its parser of EXIF meets: struct.error, KeyError, SyntaxError, ...
+        return 1
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:

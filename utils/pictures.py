@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 
-from utils.files import atomic_path
 from utils.metrics import BUDGET_GFLOPS, BUDGET_PSNR_DB
+from utils.plots import save_figure
 from utils.tables import REPORT, network_key
 
 LABEL_HEIGHT_DB = 0.032  # of one line of draw_psnr_against_flops
@@ -55,7 +52,7 @@ def draw_comparison(
         axis.set_xlabel("" if psnr_db is None else f"whole image: {psnr_db:.2f} dB")
     for axis in axes:
         axis.set(xticks=[], yticks=[])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
@@ -90,7 +87,7 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     axes.set(xlim=(0, edge), xlabel="FLOPs (G), one 256×256 input", ylabel="Set5 ×3 PSNR, RGB (dB)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def label_networks(
@@ -143,10 +140,4 @@ def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
     panels[0].set(ylabel="Set5 ×3 PSNR, RGB (dB); dotted: report")
     if panels[0].lines:
         panels[0].legend(fontsize=8, loc="lower right")
-    _save(figure, path)
-
-
-def _save(figure: plt.Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

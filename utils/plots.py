@@ -25,9 +25,7 @@ def draw_panel(images: Sequence[tuple[str, np.ndarray, float]], path: Path) -> N
     for axis, (name, image, psnr_db) in zip(axes[0], images):
         axis.imshow(image)
         axis.set(title=name, xlabel=f"{psnr_db:.2f} dB", xticks=[], yticks=[])
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def draw_plots(entries: list[dict], folder: Path) -> None:
@@ -41,6 +39,11 @@ def draw_plots(entries: list[dict], folder: Path) -> None:
         can_be_log = name in ("lrs", "losses") and min(value for _, value in points) > 0
         axes.set(xlabel="iteration", ylabel=label, yscale="log" if can_be_log else "linear")
         axes.grid(alpha=0.3)
-        with atomic_path(Path(folder) / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=100)
-        plt.close(figure)
+        save_figure(figure, Path(folder) / f"{name}.png")
+
+
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """Writes it whole or not at all, and frees it."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)

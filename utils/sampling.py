@@ -1,6 +1,5 @@
 """Which patches are drawn: random numbers by index, and weights of the places in the images."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from utils.cores import usable_cores
 from utils.distributed import Ranks
 
 CELL = 16  # LR pixels a side; sums for each position, not each cell of them, would take 256 times the memory
@@ -76,7 +76,7 @@ class Cells:
         noise: float,
     ) -> None:
         ranks = Ranks()
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks.local_world)) as pool:
+        with ThreadPoolExecutor(max(1, usable_cores() // ranks.local_world)) as pool:
             weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
             hidden = None if ranks.is_first else True  # None: where there is no terminal
             bar = tqdm(weights, "detail", len(lr), leave=False, disable=hidden, unit="image")
