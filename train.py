@@ -464,17 +464,25 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
     return called
 
 
+@dataclass
+class Learner:
+    """What learns: the network, its average where there is one, and the optimiser of its weights."""
+
+    model: nn.Module
+    ema: EMA | None
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is scored and published."""
+        return self.ema.model if self.ema else self.model
+
+
 def train_epoch(
-    called: nn.Module,
-    model: nn.Module,
-    ema: EMA | None,
-    optimizer: torch.optim.Optimizer,
-    source: Iterator,
-    epoch: int,
-    ranks: Ranks,
-    args: argparse.Namespace,
+    called: nn.Module, learner: Learner, source: Iterator, epoch: int, ranks: Ranks, args: argparse.Namespace
 ) -> float:
     """One epoch; returns the mean loss, which stays on the device until then."""
+    model, optimizer = learner.model, learner.optimizer
     model.train()
     total = torch.zeros((), device=args.device)
     first = (epoch - 1) * args.iterations
@@ -496,8 +504,8 @@ def train_epoch(
         if args.clip:
             nn.utils.clip_grad_norm_(model.parameters(), args.clip)
         optimizer.step()
-        if ema:
-            ema.update(model, step + 1)
+        if learner.ema:
+            learner.ema.update(model, step + 1)
         total += loss.detach()
     (summed,) = ranks.sum((total.item(),), args.device)
     mean = summed / (args.iterations * ranks.world)
@@ -550,8 +558,8 @@ class Run:
     seconds: float = 0.0
 
 
-def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA | None, torch.optim.Optimizer, Run]:
-    """Network, average, optimiser and run: new, from --init, or as the state left them."""
+def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
+    """What learns, and its run: new, from --init, or as the state left them."""
     sizes = complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
     torch.manual_seed(args.seed)
     model = build_model(args.model, **sizes)
@@ -583,7 +591,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[nn.Module, EMA 
                     moments[key] = torch.empty_like(parameter).copy_(moments[key])
         if ema:
             ema.model.load_state_dict(state["ema"])
-    return model, ema, optimizer, run
+    return Learner(model, ema, optimizer), run
 
 
 def widen(kernel: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -658,28 +666,26 @@ def introduce(
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
     started = time.monotonic()
-    model, ema, optimizer, run = build(args, state)
+    learner, run = build(args, state)
     args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, run.hyperparameters)}")
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
     check_writable(args.save_dir)
     with locked(args.save_dir) if ranks.is_first else nullcontext():
         check_can_go_on(run, state, ranks, args)
         train_set, valid_set, set5 = open_data(args)
-        cost = count_cost(model)
+        cost = count_cost(learner.model)
         if ranks.is_first:
             introduce(run, cost, train_set, valid_set, set5, args)
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
-        train_epochs(model, ema, optimizer, run, (train_set, valid_set, set5), cost, started, ranks, args)
+        train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
     return run.history[-1]
 
 
 def train_epochs(
-    model: nn.Module,
-    ema: EMA | None,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     run: Run,
     sets: tuple[PairedPatches, PairedPatches, BenchmarkSet | None],
     cost: tuple[float, float],
@@ -690,12 +696,12 @@ def train_epochs(
     """Trains, evaluates, saves and tells, an epoch at a time; hours count from `started`, monotonic seconds."""
     train_set, valid_set, set5 = sets
     log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
-    called = accelerate(model, ranks, args)
+    called = accelerate(learner.model, ranks, args)
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
-    evaluated = ema.model if ema else model
+    evaluated = learner.evaluated
     earlier, drawn = run.seconds, time.monotonic()
     for epoch in range(run.epoch + 1, args.epochs + 1):
-        train_loss = train_epoch(called, model, ema, optimizer, source, epoch, ranks, args)
+        train_loss = train_epoch(called, learner, source, epoch, ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
@@ -716,7 +722,7 @@ def train_epochs(
         run.epoch, run.seconds = epoch, entry["hours"] * 3600
         if ranks.is_first:
             description = describe_run(run, args, train_set.images, *cost)
-            save(model, ema, optimizer, run, is_best, description, args)
+            save(learner, run, is_best, description, args)
             if draw:
                 draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
             log_to_tensorboard(entry)
@@ -724,27 +730,19 @@ def train_epochs(
     ranks.meet()
 
 
-def save(
-    model: nn.Module,
-    ema: EMA | None,
-    optimizer: torch.optim.Optimizer,
-    run: Run,
-    is_best: bool,
-    description: dict,
-    args: argparse.Namespace,
-) -> None:
+def save(learner: Learner, run: Run, is_best: bool, description: dict, args: argparse.Namespace) -> None:
     """Writes the states, the best weights and the log."""
     state = {
         "name": args.model,
         "hyperparameters": run.hyperparameters,
         "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
         "run": asdict(run),
-        "model": model.state_dict(),
-        "ema": ema.model.state_dict() if ema else None,
-        "optimizer": optimizer.state_dict(),
+        "model": learner.model.state_dict(),
+        "ema": learner.ema.model.state_dict() if learner.ema else None,
+        "optimizer": learner.optimizer.state_dict(),
     }
     if is_best:
-        save_weights(args.save_dir / "best.safetensors", ema.model if ema else model, description)
+        save_weights(args.save_dir / "best.safetensors", learner.evaluated, description)
         save_state(args.save_dir / "best.pth", state)
     save_state(args.save_dir / "last.pth", state)  # last: a run stopped before this line finds its best again
     write_log(args.save_dir / "log.jsonl", run.history)

@@ -64,8 +64,8 @@ def engine_step(name: str, nf: int, modules: int, batch: int, device: str, optim
         "sample",
     ]
     args, _ = train.parse_args([*map(str, flags), "--optimizer", optimizer])
-    model, _, adam, _ = train.build(args, None)
-    called = train.accelerate(model, Ranks(), args)
+    learner, _ = train.build(args, None)
+    called = train.accelerate(learner.model, Ranks(), args)
     patches = PairedPatches([(photos(), 1)], scale=SCALE, patch_size=PATCH, split="training")
     if device.startswith("cuda"):
         patches = DevicePatches(patches, device)
@@ -75,9 +75,9 @@ def engine_step(name: str, nf: int, modules: int, batch: int, device: str, optim
         i = next(step)
         lr, hr = (train.to_float(part, args) for part in patches[range(i * batch, (i + 1) * batch)])
         loss = F.l1_loss(called(lr), hr)
-        adam.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        adam.step()
+        learner.optimizer.step()
 
     return run
 
