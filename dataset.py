@@ -370,7 +370,7 @@ class DeviceArrays:
 
 
 class BenchmarkSet:
-    """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3). `name` is "Set5" for that alone."""
+    """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3)."""
 
     def __init__(self, items: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str) -> None:
         self.items = items
@@ -386,10 +386,11 @@ class BenchmarkSet:
     def from_set5(cls, root: Path, scale: int, make_lr: bool = False) -> "BenchmarkSet":
         """A folder holding LRbicx{scale}/ and original/, paired by name; LR names may end in x{scale}.
 
-        The course gives LR images at ×3 only; at other scales, where there are none, they are made by bicubic.
+        It is called "Set5" where it holds those five. The course gives LR images at ×3 only; at other scales, where
+        there are none, they are made by bicubic.
 
         Args:
-            make_lr: whether to make them at ×3 too, as the paper protocol does.
+            make_lr: whether to make them even where LRbicx{scale}/ is there, as the paper protocol does.
         Raises:
             DataError: a folder or a partner is missing, or an original is smaller than scale·LR.
         """

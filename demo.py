@@ -194,7 +194,7 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
     if not args.benchmark:
         return open_set5(args, scale, args.protocol)
     benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-    if args.protocol == "course":  # whose LR images are not these, even of a folder called Set5
+    if args.protocol == "course":  # which has LR images of its own
         benchmark.name += ", LR by bicubic"
     return benchmark
 
@@ -393,12 +393,14 @@ def publish(args: argparse.Namespace) -> None:
         )
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
+    if args.benchmark and args.benchmark.resolve().name == "Set5":
+        raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     scale, metrics = metadata["hyperparameters"]["scale"], {}
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
     if args.benchmark:
         benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-        metrics[f"{args.benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
+        metrics[f"{benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
     if wrong := {metrics[f"Set5 {protocol}"]["images"] for protocol in PROTOCOLS} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     kept = ("per_image", "average_psnr_db", "ssim")
@@ -456,7 +458,7 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
 def is_output(file: Path, source: Path, target: Path) -> bool:
     """Whether a file of --input was written by an earlier run: where --output is a folder inside it."""
-    return not (target.exists() and target.samefile(source)) and target.resolve() in file.resolve().parents
+    return source.resolve() in target.resolve().parents and target.resolve() in file.resolve().parents
 
 
 def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:

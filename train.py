@@ -441,7 +441,7 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
 
     It is synchronised over the ranks, and its output is float32.
     """
-    torch.backends.cudnn.benchmark = True  # as all batches are of one shape; without_tf32 has it off, as images are not
+    torch.backends.cudnn.benchmark = True  # batches have one shape; without_tf32 has it off for images, which do not
     called = uncompiled = MixedPrecision(model, torch.device(args.device).type, args.bf16)
     if args.compile:
         try:
@@ -455,7 +455,7 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
         except Exception as error:  # whatever the compiler or its toolchain raises
             called = uncompiled
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if ranks.is_first:
+            if ranks.local == 0:  # of every machine, as their compilers differ
                 print(f"warning: torch.compile failed, training goes on without it: {reason[:150]}", file=sys.stderr)
     if ranks.world > 1:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1×1 kernels: the same
@@ -512,7 +512,9 @@ def train_epoch(
     loss_is_finite = math.isfinite(mean)
     if not (loss_is_finite and all(p.isfinite().all() for p in model.parameters())):  # no loss has seen the last step's
         what = "the weights became infinite" if loss_is_finite else f"the loss became {mean}"
-        kept = f"--resume {args.save_dir}/last.pth (the epoch before) or best.pth" if epoch > 1 else "start again"
+        states = [args.save_dir / name for name in ("last.pth", "best.pth")]
+        names = " or ".join(shlex.quote(str(state)) for state in states if state.exists())
+        kept = f"go on by --resume {names}" if names else "start again"
         raise TrainingError(f"{what} in epoch {epoch}; {kept} with a lower --lr, or with --clip 1")
     return mean
 
@@ -544,7 +546,7 @@ class Run:
 
     Attributes:
         base: what the weights had behind them where --init names a file: iterations, hours, their curve and, where a
-            network of other sizes came first, which one and its share of the iterations.
+            network of other sizes came first, which one and its share of the iterations (None: it does not say).
         commands: each leg's command, commit and the iteration it began at.
         seconds: of this run's earlier legs.
     """
@@ -572,7 +574,9 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         metadata = start_from_file(model, Path(args.init))
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = metadata.get("commands", [])
-        if (other := metadata.get("hyperparameters", sizes)) != sizes:  # whose scores are not this network's
+        if not run.commands:  # others' weights, which do not say how they were trained
+            run.base |= {"started_from": {"network": Path(args.init).name, "iterations": None}}
+        elif (other := metadata.get("hyperparameters", sizes)) != sizes:  # whose scores are not this network's
             started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
             run.base |= {"curve": [], "started_from": started_from}
     layout = torch.channels_last if args.channels_last else torch.contiguous_format

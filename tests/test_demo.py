@@ -461,6 +461,8 @@ def test_what_an_earlier_run_wrote_into_the_input_folder_is_no_input(set5):
     before = sorted(Path("Set5").rglob("*.png"))
     assert run("--input", Path.cwd() / "Set5", "--output", "Set5/larger", "--overwrite") == 0
     assert sorted(Path("Set5").rglob("*.png")) == before
+    assert run("--input", "Set5/LRbicx3", "--output", ".") == 0  # a folder that holds the input's
+    assert Path("babyx3.png").exists()
 
 
 def test_existing_outputs_are_kept_without_overwrite(set5, capsys):

@@ -26,6 +26,7 @@ from utils.tables import results_table, training_table
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 EXPERIMENTS = (REPOSITORY / "checkpoint/EXPERIMENTS.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "README.zh-TW.md", "checkpoint/EXPERIMENTS.md", "checkpoint/EXPERIMENTS.zh-TW.md")
 PUBLISHED = natsorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
@@ -191,7 +192,7 @@ def test_the_chinese_document_holds_the_same_commands_figures_and_tables(name):
     assert figures[0] == figures[1]
 
 
-@pytest.mark.parametrize("file", ("README.md", "README.zh-TW.md", "checkpoint/EXPERIMENTS.md"))
+@pytest.mark.parametrize("file", DOCUMENTS)
 def test_links_lead_somewhere(file):
     """Files and headings of this repository; a heading's anchor is made as GitHub makes it."""
     text = (REPOSITORY / file).read_text(encoding="utf-8")

@@ -362,6 +362,13 @@ def test_plots_are_drawn_now_and_then_and_at_the_end(decoded, tmp_path, monkeypa
     assert len(drawn) == times and drawn[-1] == 3
 
 
+def test_what_is_compiled_enters_bfloat16_itself(decoded, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(model) or model)
+    run(decoded, tmp_path, "--epochs", "1", "--compile", "--bf16")
+    assert isinstance(compiled[0], MixedPrecision) and compiled[0].bf16  # not a network under autocast
+
+
 def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, capsys):
     def fail(model, **options):
         raise RuntimeError("no C++ compiler\nand a long explanation")
@@ -469,6 +476,7 @@ def test_a_run_goes_on_from_the_authors_weights(decoded, tmp_path):
     for a, b in zip(network.parameters(), tuned.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     assert metadata["iterations"] == 3 and len(metadata["commands"]) == 1
+    assert metadata["started_from"] == {"network": "IMDN_x3.pth", "iterations": None}
 
 
 def test_epochs_between_evaluations_are_saved_and_logged(decoded, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-TIMEOUT = timedelta(minutes=30)  # longer than reading all photos from a slow disk, which other ranks may have done
+TIMEOUT = timedelta(minutes=30)  # a rank may wait as long for one that reads all photos from a slow disk
 
 
 class Ranks:

@@ -20,7 +20,8 @@ def hardware(device: str) -> str:
 def without_tf32() -> Iterator[None]:
     """Inside it a GPU's float32 convs and products are of float32: TF32 moves a PSNR's third decimal.
 
-    PyTorch's default is TF32 for convs alone, but containers may set it for products as well.
+    PyTorch's default is TF32 for convs alone, but containers may set it for products as well. Both by the older flags:
+    PyTorch refuses these to a program that sets `torch.backends.cuda.matmul.fp32_precision`.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -8,8 +8,8 @@ from torch import Tensor
 class MixedPrecision(nn.Module):
     """A network under bfloat16 autocast, or as it is; gives float32.
 
-    What is compiled must be this, not the network inside: torch.compile runs the backward of a graph that begins under
-    autocast in bfloat16 as a whole, the network's float32 regions too, where differences of near numbers then drown.
+    Compile this, not the network inside: where a graph begins under autocast, torch.compile runs all of its backward in
+    bfloat16, float32 regions included, and small differences of near numbers are lost.
     """
 
     def __init__(self, network: nn.Module, device_type: str, bf16: bool) -> None:

@@ -85,7 +85,8 @@ def training_table(published: dict[str, dict]) -> str:
         row = [name, *(form.format(**metrics[key]) if key in metrics else "–" for key, form in shown.items())]
         iterations = f"{metadata['iterations']:,}"
         if other := metadata.get("started_from"):
-            iterations += f" ({other['iterations']:,} as {other['network']})"
+            before = "from" if other["iterations"] is None else f"{other['iterations']:,} as"
+            iterations += f" ({before} {other['network']})"
         row += [iterations, f"{metadata['hours']:.2f}", metadata["hardware"], metadata["seed"]]
         rows.append(row)
     return markdown(header, rows)
