@@ -1,6 +1,7 @@
 """Running a network over a whole image in pieces."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,31 +156,40 @@ def super_resolve(
     batch = batch or tiles_at_once(rows[0].stop * columns[0].stop * bytes_per_pixel(model), device)
     peak = float(np.iinfo(image.dtype).max)
     out = np.empty((height * scale, width * scale, 3), image.dtype)
-    carried = None
+    carried = None  # what the tiles so far gave to the zone shared with the next row
     for row in rows:
-        strip = torch.zeros((row.stop - row.start) * scale, width * scale, 3, device=device).permute(2, 0, 1)
-        for first in range(0, len(columns), batch):
-            spans = columns[first : first + batch]
-            lr = np.stack([image[row.start : row.stop, span.start : span.stop] for span in spans])
-            lr = torch.from_numpy(lr.astype(np.int32) if lr.dtype == np.uint16 else lr).to(device)
-            lr = lr.permute(0, 3, 1, 2).float() / peak  # channels_last
-            with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                pieces = model(lr).float()
-            if dtype == torch.float16 and not pieces.isfinite().all():
-                raise ValueError("the network's values overflow float16 on this picture; take bfloat16 or float32")
-            if len(columns) == 1:
-                strip = pieces[0]
-                continue
-            for span, sr in zip(spans, pieces):
-                strip[..., span.start * scale : span.stop * scale] += sr * span.weights(scale).to(device)
+        strip = super_resolve_row(model, image[row.start : row.stop], columns, scale, batch, dtype)
         if len(rows) > 1:
             strip *= row.weights(scale).to(device)[:, None]
-        first = (row.before[0] if row.before else row.start) * scale
-        last = (row.after[0] if row.after else row.stop) * scale
-        strip = strip[:, first - row.start * scale :]
+        top = (row.before[0] if row.before else row.start) * scale
+        bottom = (row.after[0] if row.after else row.stop) * scale
+        strip = strip[:, top - row.start * scale :]
         if carried is not None:
             strip[:, : carried.shape[1]] += carried
-        finished = strip[:, : last - first].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0)
-        out[first:last] = (finished.byte() if image.dtype == np.uint8 else finished).cpu().numpy()
-        carried = strip[:, last - first : row.after[1] * scale - first] if row.after else None
+        finished = strip[:, : bottom - top].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0)
+        out[top:bottom] = (finished.byte() if image.dtype == np.uint8 else finished).cpu().numpy()
+        carried = strip[:, bottom - top : row.after[1] * scale - top] if row.after else None
     return out
+
+
+def super_resolve_row(
+    model: nn.Module, image: np.ndarray, columns: Sequence[Span], scale: int, batch: int, dtype: torch.dtype
+) -> Tensor:
+    """A row of tiles, blended: (H, W, 3) integers -> (3, scale·H, scale·W) float32, channels_last, on the device."""
+    device = getattr(model, "device", None) or next(model.parameters()).device
+    height, width = image.shape[:2]
+    strip = torch.zeros(height * scale, width * scale, 3, device=device).permute(2, 0, 1)
+    for first in range(0, len(columns), batch):
+        spans = columns[first : first + batch]
+        lr = np.stack([image[:, span.start : span.stop] for span in spans])
+        lr = torch.from_numpy(lr.astype(np.int32) if lr.dtype == np.uint16 else lr).to(device)
+        lr = lr.permute(0, 3, 1, 2).float() / float(np.iinfo(image.dtype).max)
+        with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            tiles = model(lr).float()
+        if dtype == torch.float16 and not tiles.isfinite().all():
+            raise ValueError("the network's values overflow float16 on this picture; take bfloat16 or float32")
+        if len(columns) == 1:
+            return tiles[0]
+        for span, sr in zip(spans, tiles):
+            strip[..., span.start * scale : span.stop * scale] += sr * span.weights(scale).to(device)
+    return strip
