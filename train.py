@@ -75,6 +75,8 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
 DESCRIBED += ("detail", "noise", "warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
 
+AUTO = Path("auto")  # of --resume
+
 REDRAW_SECONDS = 120  # drawing takes about a second, and an epoch on a GPU may take ten
 
 
@@ -175,7 +177,10 @@ def make_parser() -> FlagParser:
     run.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
     run.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
     run.add_argument(
-        "--resume", type=Path, help="training state to go on from; its flags hold but for those of the machine"
+        "--resume",
+        type=Path,
+        help="training state to go on from; its flags hold but for those of the machine. auto: last.pth of --save-dir,"
+        " or a new run where there is none yet, for jobs that are started again and again by one command",
     )
     return parser
 
@@ -186,6 +191,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     state = None
+    if args.resume == AUTO:
+        args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
     if args.resume:
         try:
             state = load_state(args.resume)
@@ -194,10 +201,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
         saved["save_dir"] = str(args.resume.parent)
         parser.set_defaults(**saved)
-        args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv})
+        args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
         for flag in FIXED:
             value, before = getattr(args, flag), saved.get(flag, parser.get_default(flag))  # an older run lacks some
-            if value != before:
+            if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
     check_args(parser, args)
@@ -280,9 +287,18 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         args.workers = 2 if on_gpu else 0
 
 
+def sizes(args: argparse.Namespace) -> dict[str, int]:
+    """nf, num_modules and scale; what no flag gives is the report's."""
+    return complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
+
+
+def save_dir(args: argparse.Namespace) -> Path:
+    return Path(args.save_dir or f"runs/{network_name(args.model, sizes(args))}")
+
+
 def may_run_native(args: argparse.Namespace) -> bool:
     """Whether the compiled convs of models/chain.py are for this run."""
-    nf = complete_hyperparameters(args.model, nf=args.nf)["nf"]
+    nf = sizes(args)["nf"]
     return args.device == "cpu" and not args.bf16 and not args.compile and nf < chain.WIDE
 
 
@@ -562,10 +578,9 @@ class Run:
 
 def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     """What learns, and its run: new, from --init, or as the state left them."""
-    sizes = complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
     torch.manual_seed(args.seed)
-    model = build_model(args.model, **sizes)
-    run = Run(sizes)
+    run = Run(sizes(args))
+    model = build_model(args.model, **run.hyperparameters)
     if state:
         run = Run(**state["run"])
     elif args.init == "interpolation":
@@ -576,7 +591,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         run.commands = metadata.get("commands", [])
         if not run.commands:  # others' weights, which do not say how they were trained
             run.base |= {"started_from": {"network": Path(args.init).name, "iterations": None}}
-        elif (other := metadata.get("hyperparameters", sizes)) != sizes:  # whose scores are not this network's
+        elif (other := metadata["hyperparameters"]) != run.hyperparameters:  # whose scores are not this network's
             started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
             run.base |= {"curve": [], "started_from": started_from}
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -671,7 +686,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
     started = time.monotonic()
     learner, run = build(args, state)
-    args.save_dir = Path(args.save_dir or f"runs/{network_name(args.model, run.hyperparameters)}")
+    args.save_dir = save_dir(args)
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
     check_writable(args.save_dir)
     with locked(args.save_dir) if ranks.is_first else nullcontext():

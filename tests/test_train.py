@@ -362,6 +362,16 @@ def test_plots_are_drawn_now_and_then_and_at_the_end(decoded, tmp_path, monkeypa
     assert len(drawn) == times and drawn[-1] == 3
 
 
+def test_one_command_starts_a_run_and_goes_on_with_it(decoded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [*TINY, "--data", str(decoded), "--repeat", "1", "--resume", "auto"]
+    assert train.main([*flags, "--epochs", "1"])["epoch"] == 1
+    assert load_state(Path("runs/IMDN_dw_nf8_m1_x3/last.pth"))["run"]["epoch"] == 1
+    assert train.main([*flags, "--epochs", "2"])["epoch"] == 2
+    assert len((tmp_path / "runs/IMDN_dw_nf8_m1_x3/log.jsonl").read_text().splitlines()) == 2
+    assert train.main([*flags, "--epochs", "3", "--save-dir", "runs/IMDN_dw_nf8_m1_x3/"])["epoch"] == 3
+
+
 def test_what_is_compiled_enters_bfloat16_itself(decoded, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(model) or model)
