@@ -393,14 +393,14 @@ def publish(args: argparse.Namespace) -> None:
         )
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
-    if args.benchmark and args.benchmark.resolve().name == "Set5":
+    if args.benchmark and args.benchmark.name == "Set5":
         raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     scale, metrics = metadata["hyperparameters"]["scale"], {}
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
     if args.benchmark:
         benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-        metrics[f"{benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
+        metrics[f"{args.benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
     if wrong := {metrics[f"Set5 {protocol}"]["images"] for protocol in PROTOCOLS} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     kept = ("per_image", "average_psnr_db", "ssim")
