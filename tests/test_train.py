@@ -256,7 +256,7 @@ def test_weights_that_are_not_finite_are_not_saved(decoded, tmp_path, monkeypatc
         return step(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", spoil)
-    with pytest.raises(SystemExit, match=r"weights became infinite in epoch 2; --resume .*last.pth"):
+    with pytest.raises(SystemExit, match=r"weights became infinite in epoch 2; go on by --resume .*last.pth"):
         run(decoded, tmp_path, "--epochs", "3")
     state = load_state(tmp_path / "last.pth")
     assert state["run"]["epoch"] == 1 and all(tensor.isfinite().all() for tensor in state["model"].values())

@@ -67,13 +67,13 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     edge = 1.3 * BUDGET_GFLOPS
     reports = [(cost, psnr_db, key) for key, (cost, _, psnr_db) in REPORT.items()]
     ours = [(result["flops_g"], result["average_psnr_db"], network_key(result)) for result in results]
-    for points, label, marker, color, column in (
-        (reports, "report", "x", "0.45", None),
-        (ours, "this repository", "o", "tab:red", 1.03 * BUDGET_GFLOPS),
+    for points, label, marker, color, column, side in (
+        (reports, "report", "x", "0.45", 0.68 * BUDGET_GFLOPS, "left"),
+        (ours, "this repository", "o", "tab:red", 1.03 * BUDGET_GFLOPS, "right"),
     ):
         near = [point for point in points if point[0] <= edge]
         axes.scatter([x for x, _, _ in near], [y for _, y, _ in near], marker=marker, color=color, label=label)
-        label_networks(axes, near, color, column)
+        label_networks(axes, near, color, column, side)
         for cost, psnr_db, (model, nf, modules) in (point for point in points if point[0] > edge):
             axes.scatter(edge, psnr_db, marker=">", color=color, clip_on=False)
             text = f"{model} {nf}/{modules}, {cost:.1f} G"
@@ -91,27 +91,29 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
 
 
 def label_networks(
-    axes: plt.Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], color: str, column: float | None
+    axes: plt.Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], color: str, column: float, side: str
 ) -> None:
-    """Writes each network's name left of its point, or all in a column, moved up where it would touch the one below.
+    """Writes the networks' names in a column beside their points, moved up where they would touch the one below.
 
     Args:
         points: (x, y, (model, nf, modules)).
-        column: x where the names begin, of points in its right half.
+        column: x of the names, of points in the right half of what it leaves.
+        side: on which the column is, "left" or "right"; of points at one height the nearest to it has the lowest name.
     """
+    outwards = 1 if side == "right" else -1
     below = float("-inf")
-    for x, y, (model, nf, modules) in sorted(points, key=lambda point: point[1]):
+    for x, y, (model, nf, modules) in sorted(points, key=lambda p: (round(p[1] / LABEL_HEIGHT_DB), -outwards * p[0])):
         below = max(y, below + LABEL_HEIGHT_DB)
-        if column and x > column / 2:
+        if x > column / 2:
             at, unit = column, "data"
         else:  # at the point: from afar its line would cross what is between
-            at, unit = 8 if column else -8, "offset points"
+            at, unit = 8 * outwards, "offset points"
         axes.annotate(
             f"{model} {nf}/{modules}",
             (x, y),
             xytext=(at, below),
             textcoords=(unit, "data"),
-            ha="right" if column is None else "left",
+            ha="left" if side == "right" else "right",
             va="center",
             fontsize=7,
             color=color,
