@@ -370,7 +370,7 @@ def score_all(args: argparse.Namespace) -> None:
             curves[name] = metadata.get("curve", [])
     if args.plot:
         if not (drawn := [result for result in results if is_reports_benchmark(result)]):
-            raise DataError("--plot draws Set5 ×3 by the course protocol; this is not that")
+            raise DataError("--plot draws scores on Set5 ×3 by the course protocol, and there are none here")
         draw_psnr_against_flops(args.plot, drawn)
     if args.curves:
         if not any(curves.values()):

@@ -151,7 +151,10 @@ def convert(job: Job) -> str | None:
         if job.hr and is_made_from(job.hr, job.image):  # it may have been decoded whole, or for another scale
             height, width = np.load(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
-            return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; crop it or use another --pathTo"
+            is_older = job.multiple % job.lr_scale == 0  # else it was cropped above
+            advice = f"delete {job.hr.parent}, decoded before and not cropped," if is_older else "crop it"
+            size = f"{width}×{height}"
+            return f"{job.image}: {size} is not a multiple of {job.lr_scale}; {advice} or use another --pathTo"
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
             array = imresize(array, 1 / job.lr_scale)

@@ -1,4 +1,4 @@
-"""Train a network on decoded DIV2K and Flickr2K, or on the photos that scikit-image ships.
+r"""Train a network on decoded DIV2K and Flickr2K, or on the photos that scikit-image ships.
 
     python train.py --model IMDN_dw --nf 40 --modules 6
     python train.py --model IMDN_dw --nf 40 --modules 6 --optimizer soap --cautious --lr 6e-3 \
@@ -190,8 +190,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     parser = make_parser()
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    state = None
-    if args.resume == AUTO:
+    state, is_auto = None, args.resume == AUTO
+    if is_auto:
         args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
     if args.resume:
         try:
@@ -207,6 +207,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
+        if is_auto and state["run"]["epoch"] >= args.epochs:
+            parser.exit(0, f"{args.resume}: this run has ended at epoch {state['run']['epoch']}; nothing to do\n")
     check_args(parser, args)
     complete_args(parser, args)
     return args, state

@@ -370,6 +370,9 @@ def test_one_command_starts_a_run_and_goes_on_with_it(decoded, tmp_path, monkeyp
     assert train.main([*flags, "--epochs", "2"])["epoch"] == 2
     assert len((tmp_path / "runs/IMDN_dw_nf8_m1_x3/log.jsonl").read_text().splitlines()) == 2
     assert train.main([*flags, "--epochs", "3", "--save-dir", "runs/IMDN_dw_nf8_m1_x3/"])["epoch"] == 3
+    with pytest.raises(SystemExit) as ended:  # not started again and again
+        train.main([*flags, "--epochs", "3"])
+    assert ended.value.code == 0
 
 
 def test_what_is_compiled_enters_bfloat16_itself(decoded, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def _load_pth(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types on a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if "weights_only" in reason:  # advice to load it unsafely
+        if "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
             reason = "it holds more than tensors and plain values, or is no checkpoint at all"
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
