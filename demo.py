@@ -131,6 +131,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
         parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
+    if args.precision != "float32" and args.device == "cpu":
+        print(f"warning: --precision {args.precision} is for GPUs; on a CPU float32 is faster", file=sys.stderr)
     return args
 
 
@@ -151,6 +153,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     for flag in ("plot", "curves", "training"):
         if getattr(args, flag) and not args.all:
             parser.error(f"--{flag} goes with --all")
+    if args.plot and (args.ensemble or args.benchmark or args.protocol != "course"):
+        parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
     if stray := natsorted(given - MODES[mode]):
         where = "scoring" if mode == "scoring" else spelt(mode)
         parser.error(f"{spelt(stray[0])} does not go with {where}, which takes {spelt(*natsorted(MODES[mode]))}")

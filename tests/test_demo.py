@@ -274,6 +274,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--all", "--scale", "2"], "--scale does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
+        (["--all", "--plot", "a.png", "--ensemble"], "--plot draws scores on Set5 by the course protocol"),
         (["--curves", "a.png"], "--curves goes with --all"),
         (["--training"], "--training goes with --all"),
         (["--all", "--training", "--json"], "--json does not go with --training"),
@@ -621,3 +622,8 @@ def test_too_little_memory_to_score_costs_one_line(published, shortage, monkeypa
     monkeypatch.setattr(demo, "evaluate", Mock(side_effect=shortage))
     assert run() == 1
     assert capsys.readouterr().err.endswith("\nerror: out of memory; take smaller pictures, or --device cpu\n")
+
+
+def test_half_precision_on_a_cpu_is_warned_of(capsys):
+    demo.parse_args(["--input", "a.png", "--output", "b.png", "--precision", "bfloat16", "--device", "cpu"])
+    assert capsys.readouterr().err == "warning: --precision bfloat16 is for GPUs; on a CPU float32 is faster\n"
