@@ -40,6 +40,7 @@ from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path, files_below, is_made_from
 from utils.flags import FlagParser, stop
+from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -128,9 +129,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     check_flags(parser, args)
     try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
+        check_device(args.device)
+    except ValueError as error:
+        parser.error(f"--device {args.device}: {error}")
     if args.precision != "float32" and args.device == "cpu":
         print(f"warning: --precision {args.precision} is for GPUs; on a CPU float32 is faster", file=sys.stderr)
     return args

@@ -46,10 +46,10 @@ from utils.ema import EMA
 from utils.evaluation import evaluate
 from utils.files import locked, nearest_existing
 from utils.flags import FlagParser, stop
-from utils.hardware import hardware, without_tf32
+from utils.hardware import check_device, hardware, without_tf32
 from utils.images import list_images
 from utils.log import read_log, write_log
-from utils.memory import available_bytes, keep_freed_memory, memory_shortage
+from utils.memory import available_bytes, is_memory_shortage, keep_freed_memory, memory_shortage
 from utils.metrics import fourier_loss, psnr_loss, psnr_rgb
 from utils.mixed_precision import MixedPrecision
 from utils.plots import draw_panel, draw_plots
@@ -272,10 +272,9 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
     if args.device == "cuda":
         args.device = f"cuda:{ranks.local}"
     try:
-        args.device = str(torch.device(args.device))
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
+        check_device(args.device)
+    except ValueError as error:
+        parser.error(f"--device {args.device}: {error}")
     on_gpu = args.device.startswith("cuda")
     if args.cache == "device" and not on_gpu:
         parser.error("--cache device needs a GPU")
@@ -283,8 +282,8 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         args.bf16 = on_gpu and has_bf16(args.device)
     if args.compile is None:
         args.compile = on_gpu
-    if args.channels_last is None:
-        args.channels_last = not may_run_native(args) or chain.compiled()[0] is None
+    if args.channels_last is None:  # cuDNN's float32 convs are slower in it
+        args.channels_last = args.bf16 if on_gpu else not may_run_native(args) or chain.compiled()[0] is None
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
 
@@ -468,9 +467,9 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
             called(to_float(example, args)).sum().backward()
             model.zero_grad(set_to_none=True)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever the compiler or its toolchain raises
+            if is_memory_shortage(error):
+                raise
             called = uncompiled
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if ranks.local == 0:  # of every machine, as their compilers differ
@@ -830,12 +829,18 @@ def main(argv: Sequence[str] | None = None) -> dict:
     ranks = Ranks()
     if ranks.is_first and args.bf16 and not has_bf16(args.device):
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
+    if ranks.is_first and state and args.device.startswith("cuda") and not args.bf16 and has_bf16(args.device):
+        print("this run goes on in float32, as it began; --bf16 is faster on this GPU", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
+    with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):
+        return train_or_stop(args, state, ranks)
+
+
+def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
+    """Trains; what ends a run early becomes one line and an exit code."""
     try:
-        ranks.join(args.device)
-        one_speaks = nullcontext() if ranks.is_first else redirect_stdout(None)
-        with memory_shortage("take a smaller --batch or --patch, or --cache disk"), one_speaks:
+        with memory_shortage("take a smaller --batch or --patch, or --cache disk"):
             return train(args, state, ranks)
     except (TrainingError, MemoryError, ValueError, OSError) as error:  # DataError, CheckpointError are ValueErrors
         sys.exit(f"error: {error}")
@@ -847,8 +852,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
         resumable = args.save_dir and (Path(args.save_dir) / "last.pth").exists()
         state_file = shlex.quote(f"{args.save_dir}/last.pth")
         stop(f"go on with: python train.py --resume {state_file}" if resumable else "nothing was saved yet")
-    finally:
-        ranks.leave()
 
 
 if __name__ == "__main__":

@@ -78,16 +78,20 @@ def test_two_machines_learn_what_one_does(decoded, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
-def test_a_rank_that_dies_ends_the_job(decoded, tmp_path):
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    ((signal.SIGKILL, "SIGKILL"), (signal.SIGINT, "stopped; go on with: python train.py --resume")),
+)
+def test_a_rank_that_ends_ends_the_job(ending, says, decoded, tmp_path):
     flags = [*FLAGS, "--data", str(decoded), "--epochs", "100000", "--save-dir", str(tmp_path / "run")]
     job = start(["--standalone", "--nproc-per-node", "2"], flags)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run/last.pth").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     ranks = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(ranks[-1]), signal.SIGKILL)
+    os.kill(int(ranks[-1]), ending)
     _, errors = job.communicate(timeout=60)
-    assert job.returncode != 0 and "SIGKILL" in errors
+    assert job.returncode != 0 and says in errors
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, capsys):

@@ -1,6 +1,9 @@
 import os
 
-from utils.memory import available_bytes, keep_freed_memory
+import pytest
+import torch
+
+from utils.memory import available_bytes, keep_freed_memory, memory_shortage
 
 
 def write(root, name: str, text: str) -> None:
@@ -38,3 +41,18 @@ def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     keep_freed_memory()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    (
+        (torch.OutOfMemoryError("CUDA out of memory."), MemoryError),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (RuntimeError("CUDA error: out of memory"), MemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MemoryError),
+        (RuntimeError("CUDA error: no kernel image is available"), RuntimeError),
+    ),
+)
+def test_what_ends_for_memory_is_told_from_other_errors(error, becomes):
+    with pytest.raises(becomes), memory_shortage("take less"):
+        raise error

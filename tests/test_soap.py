@@ -1,7 +1,8 @@
+import pytest
 import torch
 from pytorch_optimizer import SOAP as ReferenceSOAP
 
-from utils.soap import SOAP
+from utils.soap import SOAP, q_of_reflectors
 
 # No dimension is longer than the others together: a preconditioner without full rank leaves its eigenvectors open.
 SHAPES = ((4, 3, 3, 3), (6, 6, 1, 1), (5, 1, 3, 3), (4, 3, 3, 3), (7,), (6, 6, 1, 1))
@@ -77,3 +78,11 @@ def test_state_survives_saving(tmp_path):
     take_steps(params, optimizer, 5, 9)
     take_steps(saved["params"], resumed, 5, 9)
     assert all(torch.equal(a, b) for a, b in zip(params, saved["params"], strict=True))
+
+
+@pytest.mark.parametrize("rank", (0, 2, 7))
+def test_reflectors_are_multiplied_out_as_lapack_does(rank):
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 3, 7, rank, generator=generator, dtype=torch.float64)
+    matrices = left @ right.mT
+    torch.testing.assert_close(q_of_reflectors(*torch.geqrf(matrices)), torch.linalg.qr(matrices).Q)

@@ -2,8 +2,12 @@
 
 import gc
 import os
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -29,12 +33,27 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def join(self, device: str) -> None:
-        """Meets the other processes; errors after TIMEOUT."""
+    @contextmanager
+    def joined(self, device: str) -> Iterator[None]:
+        """Inside it the processes form a group, which errors after TIMEOUT.
+
+        One that fails ends at once, and torchrun ends the others: NCCL cannot leave a group whose sums still wait.
+        """
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
-        if self.world > 1 and not dist.is_initialized():
+        if self.world == 1:
+            yield
+            return
+        try:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            sys.exit(f"error: rank {self.rank} of {self.world} did not meet the others: {str(error).splitlines()[0]}")
+        try:
+            yield
+        except BaseException as error:
+            end_at_once(error)
+        gc.collect()  # what still refers to the group would keep its threads
+        dist.destroy_process_group()
 
     def meet(self) -> None:
         """Waits for all ranks, after the last thing that they do together.
@@ -44,11 +63,6 @@ class Ranks:
         """
         if self.world > 1:
             dist.barrier()
-
-    def leave(self) -> None:
-        if dist.is_initialized():
-            gc.collect()  # what still refers to the group would keep its threads
-            dist.destroy_process_group()
 
     def share(self, indices: Sequence[int]) -> Sequence[int]:
         """Every world-th of the indices; the ranks' shares are all of them, once."""
@@ -61,3 +75,16 @@ class Ranks:
         total = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(total)
         return total.tolist()
+
+
+def end_at_once(error: BaseException) -> NoReturn:
+    """Ends this process as `error` would, without the clean-up of what is open."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    elif not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)

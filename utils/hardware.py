@@ -16,6 +16,14 @@ def hardware(device: str) -> str:
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError with one line where PyTorch does not compute on this device."""
+    try:
+        torch.ones(1, device=device).item()  # a GPU that PyTorch has no kernels for still makes empty tensors
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Inside it a GPU's float32 convs and products are of float32: TF32 moves a PSNR's third decimal.

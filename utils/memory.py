@@ -35,10 +35,16 @@ def memory_shortage(advice: str) -> Iterator[None]:
     """Turns what PyTorch raises where memory ends, the CPU's or a GPU's, into MemoryError with this advice."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises it bare
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except RuntimeError as error:
+        if not is_memory_shortage(error):
             raise
         raise MemoryError(f"out of memory; {advice}") from error
+
+
+def is_memory_shortage(error: Exception) -> bool:
+    """Whether memory ended: PyTorch's own of a GPU, or, by what they say, the CPU's, CUDA's or cuBLAS's."""
+    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def available_bytes(root: Path = Path("/")) -> int:

@@ -106,8 +106,9 @@ def initialise_bases(states: list[dict]) -> None:
     """Eigenvectors of the first preconditioners, largest eigenvalue first."""
     for state in states:
         for dim in preconditioned_dims(state["exp_avg"]):
-            _, vectors = torch.linalg.eigh(state[f"preconditioner_{dim}"])
-            state[f"basis_{dim}"] = vectors.flip(2).contiguous()
+            matrices = state[f"preconditioner_{dim}"]
+            _, vectors = torch.linalg.eigh(matrices.cpu())  # on GPUs it can fail where the rank is not full
+            state[f"basis_{dim}"] = vectors.flip(2).contiguous().to(matrices.device)
 
 
 def rotate_bases(states: list[dict]) -> None:
@@ -123,6 +124,23 @@ def rotate_bases(states: list[dict]) -> None:
             state["exp_avg_sq"] = state["exp_avg_sq"].take_along_dim(order.reshape(shape), dim)
             products[basis.shape[1]].append((state, f"basis_{dim}", product.take_along_dim(order[:, None], 2)))
     for batch in products.values():
-        bases, _ = torch.linalg.qr(torch.cat([product for _, _, product in batch]))
+        bases = orthonormalise(torch.cat([product for _, _, product in batch]))
         for (state, name, _), basis in zip(batch, bases.split([len(product) for _, _, product in batch])):
             state[name] = basis.contiguous()
+
+
+def orthonormalise(matrices: Tensor) -> Tensor:
+    """Q of the QR factorisation of each of (n, size, size), as one batch on GPUs too."""
+    return q_of_reflectors(*torch.geqrf(matrices)) if matrices.is_cuda else torch.linalg.qr(matrices).Q
+
+
+def q_of_reflectors(reflectors: Tensor, tau: Tensor) -> Tensor:
+    """Multiplies out what `torch.geqrf` gives, as I - V T V^T: on GPUs `torch.linalg.qr` does so a matrix at a time.
+
+    Source: Joffrain et al., "Accumulating Householder Transformations, Revisited" (ACM TOMS 32.2), for T's inverse.
+    """
+    identity = torch.eye(tau.shape[-1], dtype=tau.dtype, device=tau.device)
+    none = tau == 0  # a reflector that does nothing
+    v = (reflectors.tril(-1) + identity).masked_fill(none[:, None], 0)
+    t_inverse = (v.mT @ v).triu(1) + torch.diag_embed(1 / tau.masked_fill(none, 1))
+    return identity - v @ torch.linalg.solve_triangular(t_inverse, v.mT, upper=True)

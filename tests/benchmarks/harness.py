@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,14 +41,22 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def paired_medians(ways: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, float]:
-    """Median seconds of each way, after a warm-up, in alternation: a busy moment of the machine hits all of them."""
+def paired_medians(ways: dict[str, Callable[[], object]], device: str, rounds: int, steps: int) -> dict[str, float]:
+    """Seconds a step of each way: the median of rounds of so many steps, after one to warm up.
+
+    The ways alternate, so that a busy moment of the machine hits all of them; within a round a GPU is not waited for.
+    """
+
+    def run_round(run: Callable[[], object]) -> None:
+        for _ in range(steps):
+            run()
+
     times: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
-        seconds(run, device)
+        run_round(run)
     for _ in range(rounds):
         for name, run in ways.items():
-            times[name].append(seconds(run, device))
+            times[name].append(seconds(partial(run_round, run), device) / steps)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
