@@ -133,7 +133,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(f"--device {args.device}: {error}")
     if args.precision != "float32" and args.device == "cpu":
-        print(f"warning: --precision {args.precision} is for GPUs; on a CPU float32 is faster", file=sys.stderr)
+        print(f"warning: --precision {args.precision} is for GPUs; on a CPU float32 is usually faster", file=sys.stderr)
     return args
 
 

@@ -553,6 +553,12 @@ def has_bf16(device: str) -> bool:
     return device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def could_take_bf16(args: argparse.Namespace) -> bool:
+    """Whether a run on a GPU that has bfloat16 does without it, and no flag of this command says so."""
+    is_asked = args.bf16 or "--no-bf16" in args.argv
+    return args.device.startswith("cuda") and not is_asked and has_bf16(args.device)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The run
 
@@ -829,8 +835,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     ranks = Ranks()
     if ranks.is_first and args.bf16 and not has_bf16(args.device):
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
-    if ranks.is_first and state and args.device.startswith("cuda") and not args.bf16 and has_bf16(args.device):
-        print("this run goes on in float32, as it began; --bf16 is faster on this GPU", file=sys.stderr)
+    if ranks.is_first and state and could_take_bf16(args):
+        print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):

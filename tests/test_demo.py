@@ -247,6 +247,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     assert not Path("Set5").exists()
     assert run("--all") == 0
     assert "report" not in capsys.readouterr().out
+    assert run("--all", "--plot", "plot.png") == 1
+    assert "and there are none here" in capsys.readouterr().err and not Path("plot.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -275,6 +277,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--all", "--scale", "2"], "--scale does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
         (["--all", "--plot", "a.png", "--ensemble"], "--plot draws scores on Set5 by the course protocol"),
+        (["--all", "--plot", "a.png", "--benchmark", "b"], "--plot draws scores on Set5 by the course protocol"),
+        (["--all", "--plot", "a.png", "--protocol", "paper"], "--plot draws scores on Set5 by the course protocol"),
         (["--curves", "a.png"], "--curves goes with --all"),
         (["--training"], "--training goes with --all"),
         (["--all", "--training", "--json"], "--json does not go with --training"),
@@ -626,4 +630,4 @@ def test_too_little_memory_to_score_costs_one_line(published, shortage, monkeypa
 
 def test_half_precision_on_a_cpu_is_warned_of(capsys):
     demo.parse_args(["--input", "a.png", "--output", "b.png", "--precision", "bfloat16", "--device", "cpu"])
-    assert capsys.readouterr().err == "warning: --precision bfloat16 is for GPUs; on a CPU float32 is faster\n"
+    assert capsys.readouterr().err == "warning: --precision bfloat16 is for GPUs; on a CPU float32 is usually faster\n"

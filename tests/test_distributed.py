@@ -90,8 +90,36 @@ def test_a_rank_that_ends_ends_the_job(ending, says, decoded, tmp_path):
         time.sleep(0.05)
     ranks = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(ranks[-1]), ending)
-    _, errors = job.communicate(timeout=60)
+    try:
+        _, errors = job.communicate(timeout=60)
+    finally:
+        job.terminate()  # with its ranks
     assert job.returncode != 0 and says in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    (
+        ('SystemExit("error: a")', 1, "error: a\n"),
+        ("SystemExit(130)", 130, ""),
+        ('TypeError("b")', 1, "TypeError: b\n"),
+    ),
+)
+def test_a_rank_that_fails_leaves_nothing_to_clean_up(error, code, says):
+    script = "import atexit; from utils.distributed import end_at_once; atexit.register(print, 'cleaned up')\n"
+    command = [sys.executable, "-c", f"{script}end_at_once({error})"]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", says)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_rank_that_fails_on_a_full_disk_ends_too():
+    script = "from utils.distributed import end_at_once; print('a'); end_at_once(SystemExit('error: full'))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "error: full\n")
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, capsys):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.hardware import hardware, without_tf32
+from utils.hardware import check_device, hardware, without_tf32
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,10 @@ def test_without_tf32_holds_inside_and_leaves_things_as_they_were(before):
     finally:
         for kind, allowed in zip(kinds, found):
             kind.allow_tf32 = allowed
+
+
+@pytest.mark.parametrize("device", ("meta", "cuda:99", "nothing"))
+def test_a_device_that_computes_nothing_is_refused(device):
+    check_device("cpu")
+    with pytest.raises(ValueError, match="^[^\\n]+$"):
+        check_device(device)

@@ -48,6 +48,7 @@ def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):
     (
         (torch.OutOfMemoryError("CUDA out of memory."), MemoryError),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory."), MemoryError),
         (RuntimeError("CUDA error: out of memory"), MemoryError),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MemoryError),
         (RuntimeError("CUDA error: no kernel image is available"), RuntimeError),

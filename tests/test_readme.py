@@ -32,7 +32,7 @@ NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
     "noise": [],
     "loader": ["--images", "1", "--batches", "2", "--batch", "2", "--workers", "1"],
-    "training": ["--rounds", "1", "--largest-batch", "1"],
+    "training": ["--rounds", "1", "--steps", "1", "--largest-batch", "1"],
     "recipe": ["--data", "sample", "--iterations", "1", "--valid-patch", "24", "--valid-repeat", "1"],
     "inference": ["--rounds", "1", "--largest-width", "60"],
 }

@@ -392,9 +392,10 @@ def test_a_compiler_that_fails_costs_one_line(decoded, tmp_path, monkeypatch, ca
     assert warnings == ["warning: torch.compile failed, training goes on without it: no C++ compiler"]
 
 
+@pytest.mark.parametrize("shortage", (torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")))
 @pytest.mark.parametrize("flags", ([], ["--compile"]))
-def test_too_little_gpu_memory_costs_one_line(decoded, tmp_path, flags, monkeypatch, capsys):
-    monkeypatch.setattr(MixedPrecision, "forward", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+def test_too_little_gpu_memory_costs_one_line(decoded, tmp_path, flags, shortage, monkeypatch, capsys):
+    monkeypatch.setattr(MixedPrecision, "forward", Mock(side_effect=shortage))
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     with pytest.raises(SystemExit, match="error: out of memory; take a smaller --batch or --patch"):
         run(decoded, tmp_path, "--epochs", "1", *flags)
@@ -536,6 +537,16 @@ def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
 def test_the_layout_is_that_of_the_faster_convs(flags, compiler, expected, monkeypatch):
     monkeypatch.setattr(train.chain, "compiled", lambda: (object(), "") if compiler else (None, "no C++ compiler"))
     assert train.parse_args(["--data", "sample", "--device", "cpu", *flags])[0].channels_last == expected
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "flags", "expected"), ((True, [], True), (True, ["--no-bf16"], False), (False, [], False))
+)
+def test_on_a_gpu_the_layout_goes_with_the_precision(has_bf16, flags, expected, monkeypatch):
+    monkeypatch.setattr(train, "check_device", lambda device: None)
+    monkeypatch.setattr(train, "has_bf16", lambda device: has_bf16)
+    args, _ = train.parse_args(["--data", "sample", "--device", "cuda:0", *flags])
+    assert (args.bf16, args.channels_last) == (expected, expected)
 
 
 def test_flags_reach_the_schedule():

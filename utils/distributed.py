@@ -12,6 +12,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from utils.flags import stop
+
 TIMEOUT = timedelta(minutes=30)  # a rank may wait as long for one that reads all photos from a slow disk
 
 
@@ -47,7 +49,10 @@ class Ranks:
         try:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
-            sys.exit(f"error: rank {self.rank} of {self.world} did not meet the others: {str(error).splitlines()[0]}")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            sys.exit(f"error: rank {self.rank} of {self.world} did not meet the others: {reason}")
+        except KeyboardInterrupt:
+            stop("nothing was saved yet")
         try:
             yield
         except BaseException as error:
@@ -79,12 +84,14 @@ class Ranks:
 
 def end_at_once(error: BaseException) -> NoReturn:
     """Ends this process as `error` would, without the clean-up of what is open."""
-    code = error.code if isinstance(error, SystemExit) else 1
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-        code = 1
-    elif not isinstance(error, SystemExit):
-        traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)
+    is_exit = isinstance(error, SystemExit)
+    code = error.code if is_exit and isinstance(error.code, int) else 1
+    try:
+        if not is_exit:
+            traceback.print_exception(error)
+        elif isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:
+        os._exit(code)  # though stdout be a full disk or a closed pipe

@@ -42,8 +42,8 @@ def memory_shortage(advice: str) -> Iterator[None]:
 
 
 def is_memory_shortage(error: Exception) -> bool:
-    """Whether memory ended: PyTorch's own of a GPU, or, by what they say, the CPU's, CUDA's or cuBLAS's."""
-    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "ALLOC_FAILED")
+    """Whether memory ended: PyTorch's own of a GPU, or, by what they say, the CPU's, CUDA's or its libraries'."""
+    said = ("DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from utils.hardware import without_tf32
+
 
 class SOAP(torch.optim.Optimizer):
     """SOAP for networks of many small tensors, where what costs is the number of operations, not their size.
@@ -131,7 +133,10 @@ def rotate_bases(states: list[dict]) -> None:
 
 def orthonormalise(matrices: Tensor) -> Tensor:
     """Q of the QR factorisation of each of (n, size, size), as one batch on GPUs too."""
-    return q_of_reflectors(*torch.geqrf(matrices)) if matrices.is_cuda else torch.linalg.qr(matrices).Q
+    if not matrices.is_cuda:
+        return torch.linalg.qr(matrices).Q
+    with without_tf32():
+        return q_of_reflectors(*torch.geqrf(matrices))
 
 
 def q_of_reflectors(reflectors: Tensor, tau: Tensor) -> Tensor:

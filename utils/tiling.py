@@ -175,7 +175,7 @@ def super_resolve(
 def super_resolve_row(
     model: nn.Module, image: np.ndarray, columns: Sequence[Span], scale: int, batch: int, dtype: torch.dtype
 ) -> Tensor:
-    """A row of tiles, blended: (H, W, 3) integers -> (3, scale·H, scale·W) float32, channels_last, on the device."""
+    """A row of tiles, blended: (H, W, 3) integers -> (3, scale·H, scale·W) float32, on the device."""
     device = getattr(model, "device", None) or next(model.parameters()).device
     height, width = image.shape[:2]
     strip = torch.zeros(height * scale, width * scale, 3, device=device).permute(2, 0, 1)

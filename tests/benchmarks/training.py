@@ -1,5 +1,7 @@
 """Training steps a second: the report's loop and this project's, data included.
 
+By default a round is ten steps, in one of which SOAP turns its bases.
+
 python -m tests.benchmarks.training
 """
 
@@ -83,7 +85,7 @@ def engine_step(name: str, nf: int, modules: int, batch: int, device: str, optim
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv, __doc__, rounds=5, largest_batch=64)
+    args = parse_args(argv, __doc__, rounds=5, steps=10, largest_batch=64)
     if args.device == "cpu":
         keep_freed_memory()
     rows = []
@@ -93,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             torch.compiler.reset()  # else what was compiled for the rows before counts towards torch.compile's limit
             ways = {"report": reports_step(*settings)}
             ways |= {o: engine_step(*settings, o) for o in ("adam", "soap")}
-            # of ten steps SOAP turns its bases in one
-            times = paired_medians(ways, args.device, args.rounds, steps=10)
+            times = paired_medians(ways, args.device, args.rounds, args.steps)
             row = {"network": f"{name} {nf}/{modules}", "batch": batch, "report (it/s)": round(1 / times["report"], 2)}
             for o in ("adam", "soap"):
                 row[f"{o} (it/s)"] = round(1 / times[o], 2)
