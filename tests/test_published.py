@@ -53,8 +53,7 @@ def test_published_weights_score_what_they_say(path, name):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("noise", ("sigma 50", "sigma 100"))
+@pytest.mark.parametrize("noise", noise_images())
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
-def test_published_weights_stay_within_bounds_on_a_noisy_photo(path, noise):
-    known = {("DRLN_slim_nf36_m8_x3", "sigma 100"): 50}  # as README's table shows: a photo gives about 1
-    assert load_model(path)[0](to_tensor(noise_images()[noise])).abs().max() < known.get((path.stem, noise), 3)
+def test_published_weights_stay_within_bounds_on_noise(path, noise):
+    assert load_model(path)[0](to_tensor(noise_images()[noise])).abs().max() < 5  # a photo gives about 1
