@@ -66,7 +66,7 @@ MODES = {
     "publish": {"checkpoint", "set5", "benchmark", "data_note"},
     "export": SIZES | {"checkpoint"},
     "web": RUNS - {"backend"} | TILES | {"port"},
-    "teach": RUNS | TILES | {"output"},
+    "teach": RUNS | TILES | {"output", "share"},
     "compare": RUNS | TILES | {"input", "hr", "crop"},
     "input": RUNS | TILES | {"output", "overwrite"},
     "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
@@ -110,6 +110,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="decoded set to write to --output, each training image averaged with what the network makes of its LR",
     )
+    upscaling.add_argument("--share", type=float, default=0.5, help="of the network in what --teach writes, up to 1")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
     upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
@@ -182,6 +183,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     for flag in ("tile", "batch"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
+    if not 0 < args.share <= 1:
+        parser.error(f"--share {args.share}: must be above 0 and at most 1")
     if args.set5 and args.benchmark and mode != "publish":
         parser.error("--set5 and --benchmark: give one")
 
@@ -560,6 +563,7 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Writes the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
 
     What a photo holds beyond what its LR tells is noise to a network that learns from it; the mean holds half of it.
+    --share is the network's part of the mean.
     Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was; a pair
     changed since is done again.
 
@@ -602,10 +606,13 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     teacher = args.checkpoint or published_file(args)
     record = f"{teacher.name}, sha256 {hashlib.sha256(teacher.read_bytes()).hexdigest()}, ×{scale}"
     record += ", ×8 self-ensemble" if args.ensemble else ""
+    record += f", share {args.share:g}" if args.share != 0.5 else ""
     path = args.output / TEACHER
     written = path.read_text(encoding="utf-8") if path.exists() else None
     if written != record and holds_arrays(args.output):
-        raise DataError(f"--output {args.output} holds images that {teacher.name} did not teach; give another folder")
+        raise DataError(
+            f"--output {args.output} holds images that {teacher.name} did not teach so; give another folder"
+        )
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")
 
@@ -615,9 +622,10 @@ def holds_arrays(folder: Path) -> bool:
 
 
 def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:
-    """(H, W, 3) uint8: the mean of a pair's HR and the network's SR."""
+    """(H, W, 3) uint8: the mean of a pair's HR and the network's SR, the latter weighted by --share."""
     sr = super_resolve(model, open_array(pair.lr), scale, args.tile, args.batch, DTYPES[args.precision])
-    return np.rint((open_array(pair.hr).astype(np.float32) + sr) / 2).astype(np.uint8)
+    hr = open_array(pair.hr).astype(np.float32)
+    return np.rint((1 - args.share) * hr + args.share * sr).astype(np.uint8)
 
 
 def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:

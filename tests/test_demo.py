@@ -272,6 +272,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--teach", "a", "--compare", "b.png"], "--compare does not go with --teach"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--web"], "does not go with --web"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "--json does not go with --teach"),
+        (["--teach", "a", "--output", "b", "--model", "IMDN", "--share", "0"], "must be above 0 and at most 1"),
         (["--port", "1"], "--port does not go with scoring"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--all", "--scale", "2"], "--scale does not go with --all"),
@@ -479,8 +480,10 @@ def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
     assert read_rgb(Path("out.png")).shape == (24, 27, 3)
 
 
-def test_teaching_averages_training_images_with_the_network_s(published, decoded, capsys):
+@pytest.mark.parametrize("share", (None, 0.25, 1))
+def test_teaching_averages_training_images_with_the_network_s(share, published, decoded, capsys):
     flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
+    flags += ["--share", share] if share else []
     assert run(*flags) == 0
     assert "5 written, 0 done before" in capsys.readouterr().out
     assert (Path("taught") / TEACHER).read_text(encoding="utf-8").startswith("tiny.safetensors, sha256 ")
@@ -493,7 +496,7 @@ def test_teaching_averages_training_images_with_the_network_s(published, decoded
         lr, hr = np.load(pair.lr), np.load(pair.hr)
         np.testing.assert_array_equal(np.load(taught.lr), lr)
         if number < 3:
-            mean = (hr.astype(float) + super_resolve(network, lr, 3)) / 2
+            mean = hr + (share or 0.5) * (super_resolve(network, lr, 3) - hr.astype(float))
             assert (np.load(taught.hr) != hr).any()
             assert np.abs(np.load(taught.hr) - mean).max() <= 0.5
         else:
@@ -538,7 +541,9 @@ def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, ca
     (done,) = Path("taught").rglob("0001.npy")
     before = np.load(done)
     assert run(*flags, "--ensemble") == 1
-    assert "taught holds images that tiny.safetensors did not teach" in capsys.readouterr().err
+    assert "taught holds images that tiny.safetensors did not teach so" in capsys.readouterr().err
+    assert run(*flags, "--share", "1") == 1
+    assert "taught holds images" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(done), before)
     assert run(*flags[:3], decoded, *flags[4:]) == 1
     assert "DIV2K_decoded holds images that" in capsys.readouterr().err
