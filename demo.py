@@ -110,7 +110,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="decoded set to write to --output, each training image averaged with what the network makes of its LR",
     )
-    upscaling.add_argument("--share", type=float, default=0.5, help="of the network in what --teach writes, up to 1")
+    upscaling.add_argument("--share", type=float, default=0.5, help="of the network in --teach's images (0.5; 1: all)")
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
     upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
@@ -592,6 +592,10 @@ def open_untaught(scale: int, args: argparse.Namespace) -> list[tuple[Pair, str]
     if not args.teach.is_dir():
         raise DataError(f"--teach {args.teach} is not a folder")
     pairs = [(pair, split) for split in ("training", "validation") for pair in find_pairs(args.teach, split, scale)]
+    if (record := args.teach / TEACHER).exists():
+        raise DataError(
+            f"--teach {args.teach} was taught before, as {record} says; give the set as png2npy.py wrote it"
+        )
     if not any(split == "training" for _, split in pairs):
         raise DataError(f"--teach {args.teach} holds no training images; it takes a set that png2npy.py decoded")
     for pair, split in pairs:
@@ -610,9 +614,8 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     path = args.output / TEACHER
     written = path.read_text(encoding="utf-8") if path.exists() else None
     if written != record and holds_arrays(args.output):
-        raise DataError(
-            f"--output {args.output} holds images that {teacher.name} did not teach so; give another folder"
-        )
+        found = f"was taught by {written}" if written else f"holds images and no {TEACHER}"
+        raise DataError(f"--output {args.output} {found}, not by {record}; give another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")
 

@@ -540,13 +540,14 @@ def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, ca
     assert run(*flags) == 0
     (done,) = Path("taught").rglob("0001.npy")
     before = np.load(done)
-    assert run(*flags, "--ensemble") == 1
-    assert "taught holds images that tiny.safetensors did not teach so" in capsys.readouterr().err
-    assert run(*flags, "--share", "1") == 1
-    assert "taught holds images" in capsys.readouterr().err
+    for other in (["--ensemble"], ["--share", "1"]):
+        assert run(*flags, *other) == 1
+        assert "--output taught was taught by tiny.safetensors, sha256 " in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(done), before)
     assert run(*flags[:3], decoded, *flags[4:]) == 1
-    assert "DIV2K_decoded holds images that" in capsys.readouterr().err
+    assert f"DIV2K_decoded holds images and no {TEACHER}" in capsys.readouterr().err
+    assert run("--teach", "taught", "--output", "twice", "--model", "IMDN_RTC") == 1
+    assert "--teach taught was taught before" in capsys.readouterr().err
     assert run(*flags[:3], "another", *flags[4:], "--ensemble") == 0
     (other,) = Path("another").rglob("0001.npy")
     assert (np.load(other) != before).any()
