@@ -562,10 +562,9 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Writes the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
 
-    What a photo holds beyond what its LR tells is noise to a network that learns from it; the mean holds half of it.
-    --share is the network's part of the mean.
-    Validation images stay as they are. Files that are done are kept, so a stopped run goes on where it was; a pair
-    changed since is done again.
+    What a photo holds beyond what its LR tells is noise to a network that learns from it; the mean holds half of it, or
+    less by a larger --share, the network's part. Validation images stay as they are. Files that are done are kept, so a
+    stopped run goes on where it was; a pair changed since is done again.
 
     Raises:
         DataError: no pairs of this scale, one that cannot be used, or an --output that is not this teacher's.

@@ -45,7 +45,7 @@ from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
 from utils.files import locked, nearest_existing
-from utils.flags import FlagParser, stop
+from utils.flags import FlagParser, first_line, stop
 from utils.hardware import check_device, hardware, without_tf32
 from utils.images import list_images
 from utils.log import read_log, write_log
@@ -471,9 +471,9 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             if is_memory_shortage(error):
                 raise
             called = uncompiled
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             if ranks.local == 0:  # of every machine, as their compilers differ
-                print(f"warning: torch.compile failed, training goes on without it: {reason[:150]}", file=sys.stderr)
+                reason = first_line(error)[:150]
+                print(f"warning: torch.compile failed, training goes on without it: {reason}", file=sys.stderr)
     if ranks.world > 1:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1×1 kernels: the same
         devices = [torch.device(args.device)] if args.device.startswith("cuda") else None
@@ -853,7 +853,7 @@ def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) ->
     except RuntimeError as error:
         if ranks.world == 1:
             raise
-        sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {str(error).splitlines()[0]}")
+        sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {first_line(error)}")
     except KeyboardInterrupt:
         resumable = args.save_dir and (Path(args.save_dir) / "last.pth").exists()
         state_file = shlex.quote(f"{args.save_dir}/last.pth")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models import build_model, complete_hyperparameters
 from utils.files import atomic_path
+from utils.flags import first_line
 
 FORMAT = 2
 METADATA_KEY = "super_resolution"
@@ -51,7 +52,7 @@ def _load_pth(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types on a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
             reason = "it holds more than tensors and plain values, or is no checkpoint at all"
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error

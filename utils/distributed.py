@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from utils.flags import stop
+from utils.flags import first_line, stop
 
 TIMEOUT = timedelta(minutes=30)  # a rank may wait as long for one that reads all photos from a slow disk
 
@@ -49,8 +49,7 @@ class Ranks:
         try:
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            sys.exit(f"error: rank {self.rank} of {self.world} did not meet the others: {reason}")
+            sys.exit(f"error: rank {self.rank} of {self.world} did not meet the others: {first_line(error)}")
         except KeyboardInterrupt:
             stop("nothing was saved yet")
         try:

@@ -12,6 +12,7 @@ from torch import Tensor
 from models import build_model
 from utils.checkpoint import METADATA_KEY, CheckpointError
 from utils.files import atomic_path
+from utils.flags import first_line
 
 TOLERANCE = 1e-4  # of an exported file against PyTorch, relative to the largest output where that is above 1
 INSTALL = "pip install onnx onnxruntime"
@@ -41,8 +42,9 @@ class OnnxNetwork(nn.Module):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             metadata = self.session.get_modelmeta().custom_metadata_map[METADATA_KEY]
         except Exception as error:  # onnxruntime's errors have no common base
-            reason = (str(error).splitlines() or [""])[0]
-            raise CheckpointError(f"{path} is not an ONNX file that demo.py --export wrote: {reason}") from error
+            raise CheckpointError(
+                f"{path} is not an ONNX file that demo.py --export wrote: {first_line(error)}"
+            ) from error
         self.metadata = json.loads(metadata)
         with torch.device("meta"):
             self.layout = build_model(self.metadata["model"], **self.metadata["hyperparameters"])

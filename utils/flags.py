@@ -23,3 +23,8 @@ def stop(hint: str = "") -> NoReturn:
     """Ends the process as Ctrl-C does elsewhere: one line, exit code 130."""
     print(f"stopped; {hint}" if hint else "stopped", file=sys.stderr)
     sys.exit(130)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type's name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

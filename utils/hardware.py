@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from utils.flags import first_line
+
 
 def hardware(device: str) -> str:
     """The GPU's name, or the CPU's and how many threads PyTorch takes."""
@@ -21,7 +23,7 @@ def check_device(device: str) -> None:
     try:
         torch.ones(1, device=device).item()  # a GPU that PyTorch has no kernels for still makes empty tensors
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(first_line(error)) from error
 
 
 @contextmanager
