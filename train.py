@@ -41,6 +41,7 @@ from dataset import (
 from models import MODELS, build_model, chain, complete_hyperparameters
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
+from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
@@ -68,7 +69,7 @@ FIXED += ("detail", "noise", "valid_patch", "valid_repeat", "save_dir")
 
 
 # Flags that belong to the machine: a resumed run chooses them anew.
-MACHINE = ("resume", "device", "workers", "cache", "compile", "channels_last")
+MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels_last")
 
 
 # Flags, as they came out, that published weights tell of.
@@ -172,6 +173,9 @@ def make_parser() -> FlagParser:
     run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     run.add_argument("--bf16", action=switch, help="bfloat16 autocast (default: on GPUs that have it)")
     run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
+    run.add_argument(
+        "--graph", action=switch, help="replay each step as a CUDA graph (default: on GPUs, where one process trains)"
+    )
     run.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
     run.add_argument("--eval-every", type=int, default=1, help="epochs")
     run.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
@@ -282,6 +286,10 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         args.bf16 = on_gpu and has_bf16(args.device)
     if args.compile is None:
         args.compile = on_gpu
+    if args.graph and not (on_gpu and ranks.world == 1):
+        parser.error("--graph needs a GPU, and one process")
+    if args.graph is None:
+        args.graph = on_gpu and ranks.world == 1
     if args.channels_last is None:  # cuDNN's float32 convs are slower in it
         args.channels_last = args.bf16 if on_gpu else not may_run_native(args) or chain.compiled()[0] is None
     if args.workers is None:
@@ -355,7 +363,8 @@ def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "soap":
-        return SOAP(parameters, lr=args.lr, precondition_every=args.precondition_every, cautious=args.cautious)
+        flags = {"precondition_every": args.precondition_every, "cautious": args.cautious, "graph": args.graph}
+        return SOAP(parameters, lr=args.lr, **flags)
     return torch.optim.Adam(parameters, lr=args.lr, fused=args.device.split(":")[0] in ("cpu", "cuda"))
 
 
@@ -495,8 +504,35 @@ class Learner:
         return self.ema.model if self.ema else self.model
 
 
+class Gradients:
+    """Takes a batch, leaves its clipped gradients in the network's weights and returns its loss."""
+
+    def __init__(self, called: nn.Module, model: nn.Module, args: argparse.Namespace) -> None:
+        self.called, self.model, self.args = called, model, args
+        self.batch: Sequence[torch.Tensor] = ()
+        self.compute = Replayed(self._compute) if args.graph else self._compute
+
+    def __call__(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        if self.args.graph:  # which reads the same memory every time
+            self.batch = self.batch or [torch.empty_like(part, device=self.args.device) for part in batch]
+            for own, part in zip(self.batch, batch):
+                own.copy_(part, non_blocking=True)
+        else:
+            self.batch = batch
+        return self.compute()
+
+    def _compute(self) -> torch.Tensor:
+        lr, hr = (to_float(part, self.args) for part in self.batch)
+        loss = LOSSES[self.args.loss](self.called(lr), hr)
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.args.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip)
+        return loss.detach()
+
+
 def train_epoch(
-    called: nn.Module, learner: Learner, source: Iterator, epoch: int, ranks: Ranks, args: argparse.Namespace
+    gradients: Gradients, learner: Learner, source: Iterator, epoch: int, ranks: Ranks, args: argparse.Namespace
 ) -> float:
     """One epoch; returns the mean loss, which stays on the device until then."""
     model, optimizer = learner.model, learner.optimizer
@@ -514,16 +550,10 @@ def train_epoch(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
-        lr, hr = (to_float(batch, args) for batch in next(source))
-        loss = LOSSES[args.loss](called(lr), hr)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if args.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), args.clip)
+        total += gradients(next(source))
         optimizer.step()
         if learner.ema:
             learner.ema.update(model, step + 1)
-        total += loss.detach()
     (summed,) = ranks.sum((total.item(),), args.device)
     mean = summed / (args.iterations * ranks.world)
     loss_is_finite = math.isfinite(mean)
@@ -722,12 +752,12 @@ def train_epochs(
     """Trains, evaluates, saves and tells, an epoch at a time; hours count from `started`, monotonic seconds."""
     train_set, valid_set, set5 = sets
     log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
-    called = accelerate(learner.model, ranks, args)
+    gradients = Gradients(accelerate(learner.model, ranks, args), learner.model, args)
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
     earlier, drawn = run.seconds, time.monotonic()
     for epoch in range(run.epoch + 1, args.epochs + 1):
-        train_loss = train_epoch(called, learner, source, epoch, ranks, args)
+        train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()

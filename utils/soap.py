@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from utils.cuda_graph import ReplayedInPlace
 from utils.hardware import without_tf32
 
 
@@ -21,6 +22,8 @@ class SOAP(torch.optim.Optimizer):
         precondition_every: steps between updates of the eigenbases.
         cautious: whether entries stay that their step would move up the present gradient. The steps of the others are
             divided by the share that moves, of all parameters of one shape together.
+        graph: whether a GPU replays what it does at every step as a CUDA graph, from where the gradients stay in the
+            same memory.
     Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321); Liang et al.,
         "Cautious Optimizers: Improving Training with One Line of Code" (arXiv 2411.16085).
     """
@@ -33,9 +36,12 @@ class SOAP(torch.optim.Optimizer):
         eps: float = 1e-8,
         precondition_every: int = 10,
         cautious: bool = False,
+        graph: bool = False,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "precondition_every": precondition_every, "step": 0}
         defaults["cautious"] = cautious
+        self.step_sizes: list[Tensor] = []  # of each group, where a graph can read them
+        self.advance = ReplayedInPlace(self._advance, self._gradients) if graph else self._advance
         super().__init__(params, defaults)
 
     def __setstate__(self, state: dict) -> None:
@@ -43,24 +49,39 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             group.setdefault("cautious", False)  # which older states do not hold
 
+    def add_param_group(self, param_group: dict) -> None:
+        super().add_param_group(param_group)
+        first = self.param_groups[-1]["params"][0]
+        self.step_sizes.append(torch.zeros((), dtype=torch.float64, device=first.device))
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
+        for group, step_size in zip(self.param_groups, self.step_sizes):
+            beta1, beta2 = group["betas"]
+            if group["step"]:
+                step_size.fill_(group["lr"] * (1 - beta2 ** group["step"]) ** 0.5 / (1 - beta1 ** group["step"]))
+        self.advance()
         for group in self.param_groups:
-            stacks = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    stacks[p.shape].append(p)
-            gradients = {shape: torch.stack([p.grad for p in stack]) for shape, stack in stacks.items()}
-            for shape, stack in stacks.items():
-                if group["step"]:
-                    self._update(stack, gradients[shape], self.state[stack[0]], group)
-                self._accumulate(self.state[stack[0]], gradients[shape], group)
-            states = [self.state[stack[0]] for stack in stacks.values()]
+            states = [self.state[stack[0]] for stack in stacks_of(group)]
             if group["step"] == 0:
                 initialise_bases(states)
             elif group["step"] % group["precondition_every"] == 0:
                 rotate_bases(states)
             group["step"] += 1
+
+    def _advance(self) -> None:
+        """Moves the parameters, but for the first step, and takes in their gradients."""
+        for group, step_size in zip(self.param_groups, self.step_sizes):
+            stacks = stacks_of(group)
+            gradients = [torch.stack([p.grad for p in stack]) for stack in stacks]
+            for stack, gradient in zip(stacks, gradients):
+                if group["step"]:
+                    self._update(stack, gradient, self.state[stack[0]], group, step_size)
+                self._accumulate(self.state[stack[0]], gradient, group)
+
+    def _gradients(self) -> list[int]:
+        """Where they lie."""
+        return [p.grad.data_ptr() for group in self.param_groups for p in group["params"] if p.grad is not None]
 
     @staticmethod
     def _accumulate(state: dict, gradient: Tensor, group: dict) -> None:
@@ -75,18 +96,26 @@ class SOAP(torch.optim.Optimizer):
             state[f"preconditioner_{dim}"].lerp_(rows @ rows.mT, 1 - group["betas"][1])
 
     @staticmethod
-    def _update(stack: list[Tensor], gradient: Tensor, state: dict, group: dict) -> None:
+    def _update(stack: list[Tensor], gradient: Tensor, state: dict, group: dict, step_size: Tensor) -> None:
         """Adam's step, its second moment taken in the eigenbases."""
         beta1, beta2 = group["betas"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].lerp_(project(gradient, state).square(), 1 - beta2)
         direction = project(state["exp_avg"], state) / state["exp_avg_sq"].sqrt().add_(group["eps"])
-        step_size = group["lr"] * (1 - beta2 ** group["step"]) ** 0.5 / (1 - beta1 ** group["step"])
         update = project(direction, state, back=True)
         if group["cautious"]:
             agrees = update * gradient > 0
             update *= agrees / agrees.float().mean().clamp(min=1e-3)  # where none does, nothing moves
-        torch._foreach_add_(stack, update.unbind(), alpha=-step_size)
+        torch._foreach_sub_(stack, (update * step_size).unbind())
+
+
+def stacks_of(group: dict) -> list[list[Tensor]]:
+    """Its parameters that have a gradient, those of one shape together."""
+    stacks = defaultdict(list)
+    for p in group["params"]:
+        if p.grad is not None:
+            stacks[p.shape].append(p)
+    return list(stacks.values())
 
 
 def preconditioned_dims(stacked: Tensor) -> list[int]:
@@ -123,12 +152,12 @@ def rotate_bases(states: list[dict]) -> None:
             order = (basis * product).sum(dim=1).argsort(dim=1, descending=True, stable=True)
             shape = [len(order), *[1] * (state["exp_avg_sq"].ndim - 1)]
             shape[dim] = -1
-            state["exp_avg_sq"] = state["exp_avg_sq"].take_along_dim(order.reshape(shape), dim)
+            state["exp_avg_sq"].copy_(state["exp_avg_sq"].take_along_dim(order.reshape(shape), dim))
             products[basis.shape[1]].append((state, f"basis_{dim}", product.take_along_dim(order[:, None], 2)))
     for batch in products.values():
         bases = orthonormalise(torch.cat([product for _, _, product in batch]))
         for (state, name, _), basis in zip(batch, bases.split([len(product) for _, _, product in batch])):
-            state[name] = basis.contiguous()
+            state[name].copy_(basis)
 
 
 def orthonormalise(matrices: Tensor) -> Tensor:

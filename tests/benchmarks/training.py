@@ -67,7 +67,7 @@ def engine_step(name: str, nf: int, modules: int, batch: int, device: str, optim
     ]
     args, _ = train.parse_args([*map(str, flags), "--optimizer", optimizer])
     learner, _ = train.build(args, None)
-    called = train.accelerate(learner.model, Ranks(), args)
+    gradients = train.Gradients(train.accelerate(learner.model, Ranks(), args), learner.model, args)
     patches = PairedPatches([(photos(), 1)], scale=SCALE, patch_size=PATCH, split="training")
     if device.startswith("cuda"):
         patches = DevicePatches(patches, device)
@@ -75,10 +75,7 @@ def engine_step(name: str, nf: int, modules: int, batch: int, device: str, optim
 
     def run() -> None:
         i = next(step)
-        lr, hr = (train.to_float(part, args) for part in patches[range(i * batch, (i + 1) * batch)])
-        loss = F.l1_loss(called(lr), hr)
-        learner.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        gradients(patches[range(i * batch, (i + 1) * batch)])
         learner.optimizer.step()
 
     return run
