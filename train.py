@@ -10,6 +10,7 @@ alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
 """
 
 import argparse
+import itertools
 import math
 import shlex
 import subprocess
@@ -74,7 +75,7 @@ MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels
 
 # Flags, as they came out, that published weights tell of.
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
-DESCRIBED += ("detail", "noise", "warmup", "epochs", "iterations", "ema", "clip", "init", "bf16", "compile")
+DESCRIBED += ("detail", "noise", "warmup", "epochs", "minutes", "iterations", "ema", "clip", "init", "bf16", "compile")
 
 AUTO = Path("auto")  # of --resume
 
@@ -139,7 +140,14 @@ def make_parser() -> FlagParser:
     data.add_argument("--workers", type=int, help="loader threads (default: 2 with a GPU, else 0)")
     optimisation = parser.add_argument_group("optimisation (defaults are the report's)")
     optimisation.add_argument("--batch", type=int, default=16, help="of all processes together")
-    optimisation.add_argument("--epochs", type=int, default=2000)
+    length = optimisation.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, default=2000)
+    length.add_argument(
+        "--minutes",
+        type=float,
+        help="train for so long instead: after every epoch the pace tells how many there will be, and so the rate; their"
+        " number, and with it the result, differs from run to run",
+    )
     optimisation.add_argument("--iterations", type=int, default=1000, help="an epoch")
     optimisation.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
     optimisation.add_argument(
@@ -204,6 +212,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             parser.error(f"--resume: {error}")
         saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
         saved["save_dir"] = str(args.resume.parent)
+        if "--epochs" in args.argv:
+            saved["minutes"] = None
         parser.set_defaults(**saved)
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
         for flag in FIXED:
@@ -211,6 +221,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
+        if args.minutes and saved.get("minutes"):
+            args.epochs = round(saved["epochs"] * args.minutes / saved["minutes"])
         if is_auto and state["run"]["epoch"] >= args.epochs:
             parser.exit(0, f"{args.resume}: this run has ended at epoch {state['run']['epoch']}; nothing to do\n")
     check_args(parser, args)
@@ -233,6 +245,8 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
+    if args.minutes is not None and not 0 < args.minutes < math.inf:
+        parser.error(f"--minutes {args.minutes}: must be positive")
     if not 0 < args.lr < math.inf:
         parser.error(f"--lr {args.lr}: must be positive")
     if args.seed >= 2**63:
@@ -455,7 +469,7 @@ def batches(
     train: PairedPatches | DevicePatches, first: int, ranks: Ranks, args: argparse.Namespace
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """This rank's share of the batches from iteration `first` on, as if the run had never stopped."""
-    steps = range(first, args.epochs * args.iterations)
+    steps = itertools.count(first)
     shares = (ranks.share(range(step * args.batch, (step + 1) * args.batch)) for step in steps)
     if isinstance(train, DevicePatches):
         return (train[share] for share in shares)
@@ -756,8 +770,11 @@ def train_epochs(
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
     earlier, drawn = run.seconds, time.monotonic()
-    for epoch in range(run.epoch + 1, args.epochs + 1):
+    while run.epoch < args.epochs:
+        epoch = run.epoch + 1
         train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
+        if args.minutes:
+            args.epochs = epochs_in_time(run, (earlier + time.monotonic() - started) / 3600, ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
@@ -784,6 +801,15 @@ def train_epochs(
             log_to_tensorboard(entry)
             print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
     ranks.meet()
+
+
+def epochs_in_time(run: Run, hours: float, ranks: Ranks, args: argparse.Namespace) -> int:
+    """How many fit into --minutes, counting the one that has just ended, by the pace since the first."""
+    (total,) = ranks.sum((hours,), args.device)  # so that all go on alike
+    now, ended = total / ranks.world, run.epoch + 1
+    first = run.history[0] if run.history else {"epoch": 0, "hours": 0.0}
+    pace = (now - first["hours"]) / (ended - first["epoch"])
+    return ended + max(0, round((args.minutes / 60 - now) / pace))
 
 
 def save(learner: Learner, run: Run, is_best: bool, description: dict, args: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bit for bit, on the CPU
+if not os.environ.get("TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bit for bit, on the CPU
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""What only a GPU runs; skipped without one."""
-
-import itertools
+"""What only a GPU runs: TEST_GPU=1 python -m pytest tests/test_gpu.py"""
 
 import numpy as np
 import pytest
