@@ -145,8 +145,8 @@ def make_parser() -> FlagParser:
     length.add_argument(
         "--minutes",
         type=float,
-        help="train for so long instead: after every epoch the pace tells how many there will be, and so the rate; their"
-        " number, and with it the result, differs from run to run",
+        help="train for so long instead: after every epoch the pace tells how many there will be, and so the rate;"
+        " their number, and with it the result, differs from run to run",
     )
     optimisation.add_argument("--iterations", type=int, default=1000, help="an epoch")
     optimisation.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
@@ -614,7 +614,7 @@ class Run:
     Attributes:
         base: what the weights had behind them where --init names a file: iterations, hours, their curve and, where a
             network of other sizes came first, which one and its share of the iterations (None: it does not say).
-        commands: each leg's command, commit and the iteration it began at.
+        commands: each leg's command, commit, hardware and the iteration it began at.
         seconds: of this run's earlier legs.
     """
 
@@ -639,7 +639,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     elif args.init != "default":
         metadata = start_from_file(model, Path(args.init))
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
-        run.commands = metadata.get("commands", [])
+        run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
         if not run.commands:  # others' weights, which do not say how they were trained
             run.base |= {"started_from": {"network": Path(args.init).name, "iterations": None}}
         elif (other := metadata["hyperparameters"]) != run.hyperparameters:  # whose scores are not this network's
@@ -749,6 +749,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
+        leg["hardware"] = hardware(args.device)
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
         train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
     return run.history[-1]
@@ -867,7 +868,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 3),
         "curve": learning_curve(run),
-        "hardware": hardware(args.device),
+        "hardware": " and ".join(dict.fromkeys(leg.get("hardware", hardware(args.device)) for leg in run.commands)),
         "processes": Ranks().world,
         "torch": torch.__version__,
         "gflops": gflops,
