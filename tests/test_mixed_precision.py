@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+from models import MODELS, build_model
 from models.blocks import float32_region
 from models.imdn import Moments
 from utils.mixed_precision import MixedPrecision
@@ -32,6 +33,14 @@ def test_float32_regions_keep_their_gradients(compiles):
         call(x).sum().backward()
         gradients.append(network.scales.grad.clone())
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("bf16", (False, True))
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_network_is_one_graph_to_the_compiler(name, bf16):
+    torch.compiler.reset()
+    called = MixedPrecision(build_model(name, nf=16, num_modules=6), "cpu", bf16)
+    torch.compile(called, backend="eager", fullgraph=True)(torch.rand(1, 3, 8, 8)).sum().backward()
 
 
 def test_convs_run_in_bfloat16_and_the_result_is_float32():

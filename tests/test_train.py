@@ -1,5 +1,6 @@
 import copy
 import errno
+import itertools
 import json
 import math
 import os
@@ -204,6 +205,9 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--device", "cuda:99"], "--device"),
         (["--resume", "nowhere.pth"], "does not exist"),
         (["--modle", "IMDN"], "unrecognized"),
+        (["--minutes", "0"], "--minutes 0.0: must be positive"),
+        (["--minutes", "5", "--epochs", "5"], "not allowed with"),
+        (["--graph", "--device", "cpu"], "--graph needs a GPU"),
     ],
 )
 def test_bad_flags_get_one_line(flags, says, capsys):
@@ -515,6 +519,22 @@ def test_a_stretched_cosine_is_told_of(decoded, tmp_path, capsys):
     assert "from 1.00e-06 to 1.00e-03" in capsys.readouterr().err
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "4"])  # a longer run of the same schedule
     assert "warning" not in capsys.readouterr().err
+
+
+def test_minutes_end_the_run_and_its_cosine(decoded, tmp_path, monkeypatch):
+    seconds = itertools.count(step=1.0)  # one for each look at the clock
+    monkeypatch.setattr(train.time, "monotonic", lambda: next(seconds))
+    last = run(decoded, tmp_path, "--minutes", "1", "--schedule", "cosine", "--warmup", "0", "--lr-min", "1e-4")
+    assert 5 < last["epoch"] < 60 and 55 < 3600 * last["hours"] < 66
+    assert 1e-4 <= last["learning_rate"] < 2e-4
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "log.jsonl").open()]
+    assert rates[0] > 9e-4 and rates == sorted(rates, reverse=True)
+    resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu"]
+    with pytest.raises(SystemExit, match="has ended"):
+        train.main(resume)
+    longer = train.main([*resume, "--minutes", "2"])
+    assert 115 < 3600 * longer["hours"] < 126
+    assert train.main([*resume, "--epochs", str(longer["epoch"] + 1)])["epoch"] == longer["epoch"] + 1
 
 
 def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
