@@ -144,9 +144,9 @@ def make_parser() -> FlagParser:
     length.add_argument("--epochs", type=int, default=2000)
     length.add_argument(
         "--minutes",
-        type=float,
-        help="train for so long instead: after every epoch the pace tells how many there will be, and so the rate;"
-        " their number, and with it the result, differs from run to run",
+        type=positive,
+        help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
+        " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
     )
     optimisation.add_argument("--iterations", type=int, default=1000, help="an epoch")
     optimisation.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
@@ -197,6 +197,13 @@ def make_parser() -> FlagParser:
     return parser
 
 
+def positive(text: str) -> float:
+    """A flag's value that is above 0 and finite."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be positive")
+    return value
+
+
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the state to resume from or None. A resumed run's own flags are the defaults."""
     parser = make_parser()
@@ -212,7 +219,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             parser.error(f"--resume: {error}")
         saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
         saved["save_dir"] = str(args.resume.parent)
-        if "--epochs" in args.argv:
+        if any(flag.split("=")[0] == "--epochs" for flag in args.argv):
             saved["minutes"] = None
         parser.set_defaults(**saved)
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
@@ -221,8 +228,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
-        if args.minutes and saved.get("minutes"):
-            args.epochs = round(saved["epochs"] * args.minutes / saved["minutes"])
+        if args.minutes and args.minutes != saved.get("minutes"):  # by the pace so far; the first epoch will tell
+            args.epochs = max(1, round(60 * args.minutes / state["run"]["seconds"] * state["run"]["epoch"]))
         if is_auto and state["run"]["epoch"] >= args.epochs:
             parser.exit(0, f"{args.resume}: this run has ended at epoch {state['run']['epoch']}; nothing to do\n")
     check_args(parser, args)
@@ -245,8 +252,6 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
-    if args.minutes is not None and not 0 < args.minutes < math.inf:
-        parser.error(f"--minutes {args.minutes}: must be positive")
     if not 0 < args.lr < math.inf:
         parser.error(f"--lr {args.lr}: must be positive")
     if args.seed >= 2**63:
@@ -634,6 +639,8 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     model = build_model(args.model, **run.hyperparameters)
     if state:
         run = Run(**state["run"])
+        for leg in run.commands:
+            leg.setdefault("hardware", "unknown")  # which older states do not tell
     elif args.init == "interpolation":
         model.start_from_interpolation()
     elif args.init != "default":
@@ -706,8 +713,9 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
         )
     if run.epoch >= args.epochs:
+        more = f"--minutes above the {run.seconds / 60:.3g} it took" if args.minutes else "--epochs above that"
         raise TrainingError(
-            f"this run has ended at epoch {run.epoch}; give --epochs above that to go on, or start another from its"
+            f"this run has ended at epoch {run.epoch}; give {more} to go on, or start another from its"
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
 
@@ -771,11 +779,13 @@ def train_epochs(
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
     earlier, drawn = run.seconds, time.monotonic()
+    began = run.epoch, (earlier + drawn - started) / 3600
     while run.epoch < args.epochs:
         epoch = run.epoch + 1
         train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
         if args.minutes:
-            args.epochs = epochs_in_time(run, (earlier + time.monotonic() - started) / 3600, ranks, args)
+            now = (earlier + time.monotonic() - started) / 3600
+            args.epochs = epochs_in_time(began, (epoch, now), ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
@@ -783,7 +793,7 @@ def train_epochs(
         entry = {
             "epoch": epoch,
             "iteration": epoch * args.iterations,
-            "learning_rate": learning_rate(epoch * args.iterations - 1, args),
+            "learning_rate": learner.optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
             "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
             "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
@@ -804,13 +814,11 @@ def train_epochs(
     ranks.meet()
 
 
-def epochs_in_time(run: Run, hours: float, ranks: Ranks, args: argparse.Namespace) -> int:
-    """How many fit into --minutes, counting the one that has just ended, by the pace since the first."""
-    (total,) = ranks.sum((hours,), args.device)  # so that all go on alike
-    now, ended = total / ranks.world, run.epoch + 1
-    first = run.history[0] if run.history else {"epoch": 0, "hours": 0.0}
-    pace = (now - first["hours"]) / (ended - first["epoch"])
-    return ended + max(0, round((args.minutes / 60 - now) / pace))
+def epochs_in_time(began: tuple[int, float], now: tuple[int, float], ranks: Ranks, args: argparse.Namespace) -> int:
+    """How many epochs fit into --minutes by the pace between two moments: epochs that have ended, and hours."""
+    hours, begun = (total / ranks.world for total in ranks.sum((now[1], began[1]), args.device))  # so that all agree
+    pace = (hours - begun) / (now[0] - began[0])
+    return now[0] + max(0, round((args.minutes / 60 - hours) / pace))
 
 
 def save(learner: Learner, run: Run, is_best: bool, description: dict, args: argparse.Namespace) -> None:
@@ -868,7 +876,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 3),
         "curve": learning_curve(run),
-        "hardware": " and ".join(dict.fromkeys(leg.get("hardware", hardware(args.device)) for leg in run.commands)),
+        "hardware": " and ".join(dict.fromkeys(leg["hardware"] for leg in run.commands)),
         "processes": Ranks().world,
         "torch": torch.__version__,
         "gflops": gflops,
@@ -903,7 +911,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
 def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains; what ends a run early becomes one line and an exit code."""
     try:
-        with memory_shortage("take a smaller --batch or --patch, or --cache disk"):
+        with memory_shortage("take a smaller --batch or --patch, or --cache disk" + ", or --no-graph" * args.graph):
             return train(args, state, ranks)
     except (TrainingError, MemoryError, ValueError, OSError) as error:  # DataError, CheckpointError are ValueErrors
         sys.exit(f"error: {error}")

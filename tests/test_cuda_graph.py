@@ -26,16 +26,25 @@ def test_it_runs_as_it_is_before_it_is_replayed(without_gpu):
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch, capsys):
+    streams = []
+
     def refuse(*_, **__):
         raise RuntimeError("operation not permitted\nwhen capturing")
 
     monkeypatch.setattr(Replayed, "_warm_up", lambda self: self.work())
+    monkeypatch.setattr(Replayed, "can_record", True)
     monkeypatch.setattr(cuda_graph.torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(cuda_graph.torch.cuda, "current_stream", lambda: "the stream before")
+    monkeypatch.setattr(cuda_graph.torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(cuda_graph.torch.cuda, "graph", refuse)
     replayed = Replayed(lambda: 7)
     assert [replayed() for _ in range(WARM_UP_CALLS + 3)] == [7] * (WARM_UP_CALLS + 3)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "warning: no CUDA graph, which is slower: operation not permitted"
+    assert line == "warning: no CUDA graph (--no-graph), which is slower: operation not permitted"
+    assert streams == ["the stream before"]
+    another = Replayed(lambda: 8)
+    assert [another() for _ in range(WARM_UP_CALLS + 1)] == [8] * (WARM_UP_CALLS + 1)
+    assert not capsys.readouterr().err
 
 
 def test_only_work_on_tensors_that_stay_is_replayed(without_gpu):

@@ -12,7 +12,7 @@ from utils.metrics import psnr_rgb
 from utils.soap import orthonormalise
 from utils.tiling import super_resolve
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and TEST_GPU=1")
 
 
 def patches() -> PairedPatches:

@@ -23,9 +23,12 @@ class Replayed:
             and every tensor that it makes and leaves behind, is overwritten by the next call.
     """
 
+    can_record = True  # until one recording fails, after which PyTorch's allocator refuses others
+
     def __init__(self, work: Callable[[], Tensor | None]) -> None:
         self.work = work
         self.calls = 0
+        self.stream: torch.cuda.Stream | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.result: Tensor | None = None
 
@@ -42,22 +45,27 @@ class Replayed:
 
     def _warm_up(self) -> Tensor | None:
         """On a stream of its own, as recording will be."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self.stream = self.stream or torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             result = self.work()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         return result
 
     def _record(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+        if not Replayed.can_record:
+            return
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # loader threads may allocate meanwhile
                 self.result = self.work()
         except RuntimeError as error:
             if is_memory_shortage(error):
                 raise
-            print(f"warning: no CUDA graph, which is slower: {first_line(error)[:150]}", file=sys.stderr)
+            torch.cuda.set_stream(stream)  # PyTorch stays on the recording's
+            Replayed.can_record = False
+            cause = first_line(error.__context__ or error)[:150]
+            print(f"warning: no CUDA graph (--no-graph), which is slower: {cause}", file=sys.stderr)
             return
         self.graph = graph
 

@@ -23,7 +23,7 @@ class SOAP(torch.optim.Optimizer):
         cautious: whether entries stay that their step would move up the present gradient. The steps of the others are
             divided by the share that moves, of all parameters of one shape together.
         graph: whether a GPU replays what it does at every step as a CUDA graph, from where the gradients stay in the
-            same memory.
+            same memory. A state is then loaded before the first step.
     Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321); Liang et al.,
         "Cautious Optimizers: Improving Training with One Line of Code" (arXiv 2411.16085).
     """
@@ -52,7 +52,7 @@ class SOAP(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         first = self.param_groups[-1]["params"][0]
-        self.step_sizes.append(torch.zeros((), dtype=torch.float64, device=first.device))
+        self.step_sizes.append(first.new_zeros(()))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
