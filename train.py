@@ -228,9 +228,11 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
-        if args.minutes and args.minutes != saved.get("minutes"):  # by the pace so far; the first epoch will tell
-            args.epochs = max(1, round(60 * args.minutes / state["run"]["seconds"] * state["run"]["epoch"]))
-        if is_auto and state["run"]["epoch"] >= args.epochs:
+        epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
+        if args.minutes and args.minutes != saved.get("minutes"):  # by the pace so far
+            planned = round(60 * args.minutes / seconds * epoch)
+            args.epochs = max(epoch + 1, planned) if 60 * args.minutes > seconds else epoch
+        if is_auto and epoch >= max(args.epochs, saved["epochs"]):
             parser.exit(0, f"{args.resume}: this run has ended at epoch {state['run']['epoch']}; nothing to do\n")
     check_args(parser, args)
     complete_args(parser, args)
@@ -563,7 +565,7 @@ def train_epoch(
         desc=f"epoch {epoch}/{args.epochs}",
         unit="it",
         leave=False,
-        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file keeps every state of the bar
+        **({} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}),  # a log file keeps every state of the bar
         disable=not ranks.is_first,
     )
     for step in bar:
@@ -713,9 +715,10 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
         )
     if run.epoch >= args.epochs:
-        more = f"--minutes above the {run.seconds / 60:.3g} it took" if args.minutes else "--epochs above that"
+        took = f" after {run.seconds / 60:.3g} minutes, which --minutes counts" if args.minutes else ""
+        more = f"--{'minutes' if args.minutes else 'epochs'} above that"
         raise TrainingError(
-            f"this run has ended at epoch {run.epoch}; give {more} to go on, or start another from its"
+            f"this run has ended at epoch {run.epoch}{took}; give {more} to go on, or start another from its"
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
 
@@ -783,9 +786,6 @@ def train_epochs(
     while run.epoch < args.epochs:
         epoch = run.epoch + 1
         train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
-        if args.minutes:
-            now = (earlier + time.monotonic() - started) / 3600
-            args.epochs = epochs_in_time(began, (epoch, now), ranks, args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
@@ -799,6 +799,11 @@ def train_epochs(
             "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
             "hours": (earlier + time.monotonic() - started) / 3600,
         }
+        if args.minutes:
+            in_time = epochs_in_time(began, (epoch, entry["hours"]), ranks, args)
+            args.epochs = max(in_time, epoch + (epoch < args.epochs))  # the last one is known before it begins
+            if ranks.is_first and epoch == began[0] + 1:
+                warn_of_few_epochs(args)
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
         if is_best:
             run.best_psnr_db = entry["valid_psnr_db"]
@@ -812,6 +817,12 @@ def train_epochs(
             log_to_tensorboard(entry)
             print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
     ranks.meet()
+
+
+def warn_of_few_epochs(args: argparse.Namespace) -> None:
+    if args.epochs < 20:
+        few = f"--minutes {args.minutes:g} holds {args.epochs} epochs of {args.iterations} iterations"
+        print(f"warning: {few}, and the rate follows the time by epochs; take fewer --iterations", file=sys.stderr)
 
 
 def epochs_in_time(began: tuple[int, float], now: tuple[int, float], ranks: Ranks, args: argparse.Namespace) -> int:
@@ -902,6 +913,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
     if ranks.is_first and state and could_take_bf16(args):
         print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
+    if ranks.is_first and args.minutes and args.schedule == "report":
+        print("warning: --schedule report does not end with --minutes; --schedule cosine does", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):
