@@ -144,7 +144,7 @@ def make_parser() -> FlagParser:
     length.add_argument("--epochs", type=int, default=2000)
     length.add_argument(
         "--minutes",
-        type=positive,
+        type=float,
         help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
         " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
     )
@@ -197,13 +197,6 @@ def make_parser() -> FlagParser:
     return parser
 
 
-def positive(text: str) -> float:
-    """A flag's value that is above 0 and finite."""
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: must be positive")
-    return value
-
-
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the state to resume from or None. A resumed run's own flags are the defaults."""
     parser = make_parser()
@@ -228,13 +221,14 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
+    check_args(parser, args)
+    if state:
         epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
         if args.minutes and args.minutes != saved.get("minutes"):  # by the pace so far
             planned = round(60 * args.minutes / seconds * epoch)
             args.epochs = max(epoch + 1, planned) if 60 * args.minutes > seconds else epoch
         if is_auto and epoch >= max(args.epochs, saved["epochs"]):
-            parser.exit(0, f"{args.resume}: this run has ended at epoch {state['run']['epoch']}; nothing to do\n")
-    check_args(parser, args)
+            parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
     complete_args(parser, args)
     return args, state
 
@@ -254,8 +248,9 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
-    if not 0 < args.lr < math.inf:
-        parser.error(f"--lr {args.lr}: must be positive")
+    for flag in ("lr", "minutes"):
+        if getattr(args, flag) is not None and not 0 < getattr(args, flag) < math.inf:
+            parser.error(f"--{flag} {getattr(args, flag)}: must be positive")
     if args.seed >= 2**63:
         parser.error(f"--seed {args.seed}: must be below 2^63")
     for flag in ("lr_min", "warmup", "seed", "workers", "clip"):

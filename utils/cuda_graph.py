@@ -84,10 +84,7 @@ class ReplayedInPlace:
 
     def __call__(self) -> None:
         now = self.addresses()
-        stayed, recorded = now == self.last, self.replayed.graph is not None
-        if not recorded:
+        run = self.replayed if now == self.last else self.work
+        if self.replayed.graph is None:
             self.last = now
-        if stayed:
-            self.replayed()
-        else:
-            self.work()
+        run()
