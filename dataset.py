@@ -194,7 +194,7 @@ class PairedPatches:
     Training draws with replacement: every crop position of every image is equally likely, or as likely as it holds
     detail, times its set's repeat; then one of the eight flips and rotations. So it never ends: sample i exists for
     any i.
-    Validation takes image i modulo the number of images, unflipped.
+    Validation takes each image as often as its set is repeated, in a row, unflipped, at places of (seed, i) alone.
 
     Args:
         sets: pairs of each set, and how often it is repeated.
@@ -260,8 +260,9 @@ class PairedPatches:
 
     def set_shares(self) -> np.ndarray:
         """The share of each set among training samples; that of noise, where there is any, is the last."""
-        ends = self.cells.starts[self.set_ends] if self.cells else self.set_ends
-        return np.diff((self.cells or self).cumulative[ends - 1], prepend=0)
+        if self.cells:
+            return np.diff(self.cells.cumulative[self.cells.starts[self.set_ends] - 1], prepend=0)
+        return np.diff(self.cumulative[self.set_ends - 1], prepend=0)
 
     def draw(self, indices: Sequence[int]) -> Draws:
         """What samples `indices` are."""

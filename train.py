@@ -73,7 +73,7 @@ FIXED += ("detail", "noise", "valid_patch", "valid_repeat", "save_dir")
 MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels_last")
 
 
-# Flags, as they came out, that published weights tell of.
+# Flags whose final values are written into the published weights.
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
 DESCRIBED += ("detail", "noise", "warmup", "epochs", "minutes", "iterations", "ema", "clip", "init", "bf16", "compile")
 
@@ -566,14 +566,15 @@ def train_epoch(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
-        total += gradients(next(source))
+        total += gradients(next(source))  # forward, loss, backward and clipping
         optimizer.step()
         if learner.ema:
             learner.ema.update(model, step + 1)
     (summed,) = ranks.sum((total.item(),), args.device)
     mean = summed / (args.iterations * ranks.world)
     loss_is_finite = math.isfinite(mean)
-    if not (loss_is_finite and all(p.isfinite().all() for p in model.parameters())):  # no loss has seen the last step's
+    weights_are_finite = all(p.isfinite().all() for p in model.parameters())  # the last step's have been in no loss yet
+    if not (loss_is_finite and weights_are_finite):
         what = "the weights became infinite" if loss_is_finite else f"the loss became {mean}"
         states = [args.save_dir / name for name in ("last.pth", "best.pth")]
         names = " or ".join(shlex.quote(str(state)) for state in states if state.exists())
@@ -729,7 +730,7 @@ def introduce(
     """Prints the network, its cost (GFLOPs, M parameters), the hardware, the images and the share of each set."""
     name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
-    missing = "" if set5 else f"; no Set5 in {args.set5}, so it is not scored (python demo.py fetches it)"
+    missing = "" if set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
     print(f"{train_set.images} training and {len(valid_set.pairs)} validation images{missing}")
     names = [*args.data, "noise"] if args.noise else args.data
     if len(names) > 1:
@@ -796,7 +797,7 @@ def train_epochs(
         }
         if args.minutes:
             in_time = epochs_in_time(began, (epoch, entry["hours"]), ranks, args)
-            args.epochs = max(in_time, epoch + (epoch < args.epochs))  # the last one is known before it begins
+            args.epochs = max(in_time, epoch + (epoch < args.epochs))  # only one begun as the last is surely scored
             if ranks.is_first and epoch == began[0] + 1:
                 warn_of_few_epochs(args)
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
@@ -841,7 +842,7 @@ def save(learner: Learner, run: Run, is_best: bool, description: dict, args: arg
     if is_best:
         save_weights(args.save_dir / "best.safetensors", learner.evaluated, description)
         save_state(args.save_dir / "best.pth", state)
-    save_state(args.save_dir / "last.pth", state)  # last: a run stopped before this line finds its best again
+    save_state(args.save_dir / "last.pth", state)  # after best.*: a run killed between them repeats the epoch
     write_log(args.save_dir / "log.jsonl", run.history)
 
 

@@ -82,6 +82,7 @@ class ActivatedSeparableConv(nn.Sequential):
 class ScaledPointwise(nn.Sequential):
     """Depthwise 1×1 then pointwise 1×1, both with bias: a scale for each channel, then a matrix.
 
+    No more than the pointwise conv alone could do: the report made every conv separable, and its costs count both.
     `fused` multiplies the two into one conv; without it both run as modules, which is how costs are counted.
     """
 
@@ -142,7 +143,8 @@ def check_distillation(nf: int) -> None:
 class DistillationBlock(nn.Module):
     """The IMDB's three-fold split: each step keeps a quarter of the channels and refines the rest.
 
-    Subclasses set c1…c4 (a conv takes the step) and what follows the concatenation of the four kept quarters.
+    Subclasses set the convs, c1 to c3 before the three splits and c4 of what is left, and what follows the
+    concatenation of the four kept quarters.
 
     `fused` computes the block faster, on the CPU by C++; it can then be differentiated once, and hooks of the layers
     after the split do not run. Without it every layer runs as a module, which is how costs are counted.

@@ -50,7 +50,7 @@ class LaplacianAttention(nn.Module):
 
     def __init__(self, nf: int, hidden: int, act: nn.Module) -> None:
         super().__init__()
-        self.global_pool = True  # looks at the whole image
+        self.global_pool = True  # for utils.tiling: no margin around a tile makes up for the mean of a whole image
         self.average_pool = nn.AdaptiveAvgPool2d(1)
         self.branches = nn.ModuleList(
             nn.Conv2d(nf, hidden, 3, padding=dilation, dilation=dilation) for dilation in (3, 5, 7)
@@ -236,7 +236,7 @@ class SeparableDRLM(nn.Module):
 
 
 class DRLN_dw(MeanShiftedDRLN):
-    """The report's second attempt: depthwise-separable convs from head to upsampler, groups of three.
+    """The report's second attempt: depthwise-separable convs between head and upsampler, groups of three.
 
     The report gives its cost (10.58146676 GFLOPs, 0.09062 M) and that the compression convs are separable, not the
     block's layout; this is the closest that follows the text (10.773 GFLOPs, 0.092320 M).

@@ -43,8 +43,8 @@ def fourier_loss(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean absolute error of the pixels plus that of their Fourier coefficients: a scalar.
 
     The coefficients (orthonormal, each channel's own; real and imaginary parts apart) are about as large as the pixels'
-    errors. L1 follows the sign of each error alone: on pixels the strongest frequencies decide it, on coefficients each
-    frequency has its own.
+    errors. L1's gradient is the error's sign alone: of a pixel the strongest frequencies set it, of a coefficient its
+    own frequency, so that weak ones are learned too.
 
     Raises:
         ValueError: shapes differ.

@@ -20,8 +20,8 @@ class SOAP(torch.optim.Optimizer):
     Args:
         betas: decay of the gradient's mean, and of its square and the preconditioners.
         precondition_every: steps between updates of the eigenbases.
-        cautious: whether entries stay that their step would move up the present gradient. The steps of the others are
-            divided by the share that moves, of all parameters of one shape together.
+        cautious: whether to leave out the entries whose step goes against their present gradient, which would raise
+            the loss. The others' steps are divided by the share that moves, of all parameters of one shape together.
         graph: whether a GPU replays what it does at every step as a CUDA graph, from where the gradients stay in the
             same memory. A state is then loaded before the first step.
     Source: Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (arXiv 2409.11321); Liang et al.,
@@ -143,7 +143,10 @@ def initialise_bases(states: list[dict]) -> None:
 
 
 def rotate_bases(states: list[dict]) -> None:
-    """One round of power iteration; the second moments follow the order of the eigenvalues."""
+    """One round of power iteration from the last bases: enough, as preconditioners change slowly.
+
+    Columns are ordered by eigenvalue before QR, which keeps the first ones best; the second moments follow.
+    """
     products = defaultdict(list)
     for state in states:
         for dim in preconditioned_dims(state["exp_avg"]):
