@@ -214,10 +214,12 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         saved["save_dir"] = str(args.resume.parent)
         if any(flag.split("=")[0] == "--epochs" for flag in args.argv):
             saved["minutes"] = None
+        if any(flag.split("=")[0] == "--data" for flag in args.argv):
+            saved["repeat"] = None
         parser.set_defaults(**saved)
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
         for flag in FIXED:
-            value, before = getattr(args, flag), saved.get(flag, parser.get_default(flag))  # an older run lacks some
+            value, before = getattr(args, flag), saved[flag]
             if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
@@ -266,8 +268,6 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
         parser.error("--cautious needs --optimizer soap")
-    if "noise" in args.data and not Path("noise").exists():
-        parser.error("--data noise: it is no set any more; give --noise SHARE, such as 0.05")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
     if args.repeat is not None and (len(args.repeat) != len(args.data) or min(args.repeat) < 1):
@@ -568,6 +568,7 @@ def train_epoch(
             group["lr"] = learning_rate(step, args)
         total += gradients(next(source))  # forward, loss, backward and clipping
         optimizer.step()
+        ranks.follow_first(model.parameters())
         if learner.ema:
             learner.ema.update(model, step + 1)
     (summed,) = ranks.sum((total.item(),), args.device)
@@ -619,6 +620,7 @@ class Run:
             network of other sizes came first, which one and its share of the iterations (None: it does not say).
         commands: each leg's command, commit, hardware and the iteration it began at.
         seconds: of this run's earlier legs.
+        validated_on: names of the validation images, which the best is the best on.
     """
 
     hyperparameters: dict[str, int]
@@ -628,6 +630,7 @@ class Run:
     best_psnr_db: float = float("-inf")
     epoch: int = 0
     seconds: float = 0.0
+    validated_on: list[str] = field(default_factory=list)
 
 
 def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
@@ -637,8 +640,6 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     model = build_model(args.model, **run.hyperparameters)
     if state:
         run = Run(**state["run"])
-        for leg in run.commands:
-            leg.setdefault("hardware", "unknown")  # which older states do not tell
     elif args.init == "interpolation":
         model.start_from_interpolation()
     elif args.init != "default":
@@ -704,7 +705,13 @@ def check_writable(folder: Path) -> None:
 
 
 def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.Namespace) -> None:
-    """Raises TrainingError where a run would write over another or has ended."""
+    """Raises TrainingError where a run would write over another, has ended, or is not at one epoch on all ranks."""
+    (epochs,) = ranks.sum((run.epoch,), args.device)
+    if epochs != run.epoch * ranks.world:
+        raise TrainingError(
+            f"rank {ranks.rank} has a state of epoch {run.epoch}, others have not; every machine needs the same"
+            f" {args.save_dir}/last.pth"
+        )
     if ranks.is_first and state is None and (args.save_dir / "last.pth").exists():
         raise TrainingError(
             f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
@@ -740,6 +747,15 @@ def introduce(
         print(f"convs run a layer at a time, which is slower: {reason}")
 
 
+def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
+    """Notes what the run validates on; what was best on other images no longer counts."""
+    if run.validated_on and run.validated_on != images:
+        run.best_psnr_db = float("-inf")
+        if ranks.is_first:
+            print("warning: other validation images than before; the best is sought anew from here", file=sys.stderr)
+    run.validated_on = images
+
+
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """Trains to the last epoch; returns the last log entry."""
     started = time.monotonic()
@@ -755,8 +771,9 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             introduce(run, cost, train_set, valid_set, set5, args)
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
+        begin_validation(run, [pair.name for pair in valid_set.pairs], ranks)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
-        leg["hardware"] = hardware(args.device)
+        leg |= {"hardware": hardware(args.device), "torch": str(torch.__version__), "processes": ranks.world}
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
         train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
     return run.history[-1]
@@ -782,6 +799,11 @@ def train_epochs(
     while run.epoch < args.epochs:
         epoch = run.epoch + 1
         train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
+        if args.minutes:
+            hours = (earlier + time.monotonic() - started) / 3600
+            args.epochs = epochs_in_time(began, (epoch, hours), ranks, args)
+            if ranks.is_first and epoch == began[0] + 1:
+                warn_of_few_epochs(args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
@@ -795,11 +817,6 @@ def train_epochs(
             "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
             "hours": (earlier + time.monotonic() - started) / 3600,
         }
-        if args.minutes:
-            in_time = epochs_in_time(began, (epoch, entry["hours"]), ranks, args)
-            args.epochs = max(in_time, epoch + (epoch < args.epochs))  # only one begun as the last is surely scored
-            if ranks.is_first and epoch == began[0] + 1:
-                warn_of_few_epochs(args)
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
         if is_best:
             run.best_psnr_db = entry["valid_psnr_db"]
@@ -825,7 +842,7 @@ def epochs_in_time(began: tuple[int, float], now: tuple[int, float], ranks: Rank
     """How many epochs fit into --minutes by the pace between two moments: epochs that have ended, and hours."""
     hours, begun = (total / ranks.world for total in ranks.sum((now[1], began[1]), args.device))  # so that all agree
     pace = (hours - begun) / (now[0] - began[0])
-    return now[0] + max(0, round((args.minutes / 60 - hours) / pace))
+    return now[0] + max(0, int((args.minutes / 60 - hours) / pace))
 
 
 def save(learner: Learner, run: Run, is_best: bool, description: dict, args: argparse.Namespace) -> None:
@@ -872,7 +889,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "seed": args.seed,
         "data": {
             "sets": args.data,
-            "repeat": args.repeat[: len(args.data)],
+            "repeat": args.repeat,
             "images": images,
             "teachers": {
                 root: file.read_text(encoding="utf-8") for root in args.data if (file := Path(root, TEACHER)).exists()
@@ -884,8 +901,6 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "hours": round(run.base["hours"] + last["hours"], 3),
         "curve": learning_curve(run),
         "hardware": " and ".join(dict.fromkeys(leg["hardware"] for leg in run.commands)),
-        "processes": Ranks().world,
-        "torch": torch.__version__,
         "gflops": gflops,
         "mparams": mparams,
         "metrics": {key: last[key] for key in ("valid_psnr_db", "set5_psnr_db")},

@@ -1,13 +1,17 @@
 import json
+import os
 
 import pytest
 import torch
 from conftest import authors_state, needs_reference, reference
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from models import build_model
 from utils.checkpoint import (
+    FORMAT,
     METADATA_KEY,
+    STATE_KEYS,
     CheckpointError,
     from_authors_names,
     load_model,
@@ -15,7 +19,7 @@ from utils.checkpoint import (
     save_state,
     save_weights,
 )
-from utils.files import atomic_path
+from utils.files import atomic_path, is_made_from
 
 SIZES = {"nf": 8, "num_modules": 2, "scale": 3}
 
@@ -99,9 +103,9 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 
 def test_state_round_trip_and_foreign_files(tmp_path):
-    save_state(tmp_path / "s.pth", {"epoch": 3, "model": {"w": torch.ones(2)}})
+    save_state(tmp_path / "s.pth", dict.fromkeys(STATE_KEYS) | {"run": {"epoch": 3}, "model": {"w": torch.ones(2)}})
     state = load_state(tmp_path / "s.pth")
-    assert state["epoch"] == 3 and state["model"]["w"].tolist() == [1, 1]
+    assert state["run"]["epoch"] == 3 and state["model"]["w"].tolist() == [1, 1]
     torch.save({"epoch": 3}, tmp_path / "foreign.pth")
     with pytest.raises(CheckpointError, match="not a training state"):
         load_state(tmp_path / "foreign.pth")
@@ -123,3 +127,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_the_authors_file_loads_strictly():
     model, _ = load_model(reference("weights/IMDN_x3_official.pth"))
     assert sum(p.numel() for p in model.parameters()) == 703059
+
+
+def test_other_programs_states_are_refused(tmp_path):
+    torch.save({"format": FORMAT, "model": {}}, tmp_path / "other.pth")
+    for read in (load_state, load_model):
+        with pytest.raises(CheckpointError, match=r"other\.pth"):
+            read(tmp_path / "other.pth")
+
+
+def test_metadata_of_another_kind_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={METADATA_KEY: "[1]"})
+    with pytest.raises(CheckpointError, match="says nothing of its network"):
+        load_model(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"), ((1, True), (100, True), (10**9, True), (2 * 10**9, True), (10**10, False))
+)
+def test_what_a_file_was_made_from_is_known_on_coarse_file_systems(kept, expected, tmp_path):
+    mtime = 1_700_000_003_123_456_789
+    for name, time in (("source", mtime), ("made", mtime // kept * kept)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(time, time))
+    assert is_made_from(tmp_path / "made", tmp_path / "source") == expected

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import pytest
@@ -120,6 +121,21 @@ def test_a_rank_that_fails_on_a_full_disk_ends_too():
         command = [sys.executable, "-c", script]
         ended = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr) == (1, "error: full\n")
+
+
+def test_ranks_at_unlike_epochs_are_refused():
+    ranks = Mock(rank=1, world=2, is_first=False, sum=lambda values, device: [values[0] + 4])
+    with pytest.raises(train.TrainingError, match="rank 1 has a state of epoch 0, others have not; every machine"):
+        train.check_can_go_on(Mock(epoch=0), None, ranks, Mock(save_dir=Path("run")))
+
+
+def test_all_ranks_follow_the_first(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda values, source: values.add_(1 + source))
+    own = [torch.zeros(2, 3), torch.arange(4.0).reshape(1, 4, 1, 1).to(memory_format=torch.channels_last)]
+    expected = [tensor + 1 for tensor in own]
+    Ranks().follow_first(iter(own))
+    assert all(map(torch.equal, own, expected))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch, capsys):

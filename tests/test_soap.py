@@ -49,17 +49,6 @@ def test_cautious_moves_no_entry_up_its_gradient():
         torch.testing.assert_close(kept - start, torch.where(agrees, (moved - start) / agrees.double().mean(), 0))
 
 
-def test_a_state_from_before_cautious_goes_on():
-    params = make_params()
-    optimizer = SOAP(params)
-    take_steps(params, optimizer, 0, 2)
-    state = optimizer.state_dict()
-    del state["param_groups"][0]["cautious"]
-    optimizer.load_state_dict(state)
-    take_steps(params, optimizer, 2, 3)
-    assert all(p.isfinite().all() for p in params)
-
-
 def test_a_parameter_without_gradient_is_left_alone():
     params = make_params()
     optimizer = SOAP(params)

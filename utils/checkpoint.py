@@ -1,5 +1,6 @@
 """Training state (.pth), published weights (.safetensors), and the IMDN authors' files."""
 
+import io
 import json
 import math
 import re
@@ -15,7 +16,8 @@ from models import build_model, complete_hyperparameters
 from utils.files import atomic_path
 from utils.flags import first_line
 
-FORMAT = 2
+FORMAT = 3
+STATE_KEYS = {"name", "hyperparameters", "args", "run", "model", "ema", "optimizer"}
 METADATA_KEY = "super_resolution"
 
 
@@ -25,8 +27,10 @@ class CheckpointError(ValueError):
 
 def save_state(path: Path, state: dict) -> None:
     """Writes a training state; the file at `path` is the old one or the new one, never a part."""
+    buffer = io.BytesIO()  # as torch.save answers a full disk with a RuntimeError
+    torch.save({"format": FORMAT, **state}, buffer)
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict:
@@ -36,9 +40,14 @@ def load_state(path: Path) -> dict:
         CheckpointError: missing, unreadable, or not a training state of this project.
     """
     state = _load_pth(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not is_state(state):
         raise CheckpointError(f"{path} is not a training state written by this version of train.py")
     return state
+
+
+def is_state(content: object) -> bool:
+    """Whether it is what `save_state` wrote."""
+    return isinstance(content, dict) and content.get("format") == FORMAT and content.keys() >= STATE_KEYS
 
 
 def check_is_file(path: Path) -> None:
@@ -88,7 +97,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
         state, metadata = _read_safetensors(path)
         return (state, metadata) if metadata else (from_authors_names(state), authors_metadata(state))
     content = _load_pth(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if is_state(content):
         return content["ema"] or content["model"], {
             "model": content["name"],
             "hyperparameters": content["hyperparameters"],
@@ -107,6 +116,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            if not isinstance(metadata, dict):
+                raise CheckpointError(f"{path} says nothing of its network: its {METADATA_KEY} is {metadata!r:.50}")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118, a file is not iterable
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as .safetensors: {error}") from error

@@ -4,13 +4,14 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from utils.flags import first_line, stop
 
@@ -67,6 +68,20 @@ class Ranks:
         """
         if self.world > 1:
             dist.barrier()
+
+    @torch.no_grad()
+    def follow_first(self, tensors: Iterable[Tensor]) -> None:
+        """Gives all ranks the first one's values, in place.
+
+        Unlike processors round unlike, and what an optimiser makes of that (eigenbases, signs) grows apart.
+        """
+        if self.world == 1:
+            return
+        tensors = list(tensors)
+        values = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.broadcast(values, 0)
+        for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(part.view_as(tensor))
 
     def share(self, indices: Sequence[int]) -> Sequence[int]:
         """Every world-th of the indices; the ranks' shares are all of them, once."""

@@ -57,7 +57,8 @@ def locked(folder: Path) -> Iterator[None]:
         BlockingIOError: another process has it; names the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    file = folder / ".lock"  # NFS locks no folders
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT) if fcntl else None
     try:
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,15 +70,22 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if fcntl:
+            file.unlink(missing_ok=True)
+            os.close(descriptor)  # which releases it; so does the end of the process, however it ends
         with suppress(OSError):  # of a folder that is not empty
             folder.rmdir()
-        if fcntl:
-            os.close(descriptor)  # which releases it; so does the end of the process, however it ends
 
 
 def is_made_from(path: Path, source: Path) -> bool:
-    """Whether `path` carries its source's modification time, so that a changed source, older or newer, is seen."""
-    return path.exists() and path.stat().st_mtime_ns == source.stat().st_mtime_ns
+    """Whether `path` carries its source's modification time, so that a changed source, older or newer, is seen.
+
+    File systems keep it to 1 ns, 100 ns (NTFS), 1 µs, 1 s or 2 s (FAT), and cut off the rest.
+    """
+    if not path.exists():
+        return False
+    mtime = source.stat().st_mtime_ns
+    return path.stat().st_mtime_ns in {mtime // unit * unit for unit in (1, 100, 10**3, 10**9, 2 * 10**9)}
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

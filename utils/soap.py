@@ -44,11 +44,6 @@ class SOAP(torch.optim.Optimizer):
         self.advance = ReplayedInPlace(self._advance, self._gradients) if graph else self._advance
         super().__init__(params, defaults)
 
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("cautious", False)  # which older states do not hold
-
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
         first = self.param_groups[-1]["params"][0]

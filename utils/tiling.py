@@ -140,7 +140,7 @@ def super_resolve(
     Args:
         model: in evaluation mode, on the device to use.
         image: (H, W, 3) RGB, uint8 or uint16.
-        tile: longest side in LR pixels; by default one that takes some 768 MB.
+        tile: longest side in LR pixels; by default of some 768 MB, or the shortest that the network's margins allow.
         batch: tiles at once; by default what fits in free memory.
         dtype: float32, or bfloat16 or float16 for autocast.
     Returns:
