@@ -214,8 +214,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         saved["save_dir"] = str(args.resume.parent)
         if any(flag.split("=")[0] == "--epochs" for flag in args.argv):
             saved["minutes"] = None
-        if any(flag.split("=")[0] == "--data" for flag in args.argv):
-            saved["repeat"] = None
+        is_given = any(flag.split("=")[0] == "--data" for flag in args.argv)
+        if is_given and len(args.data) != len(saved["data"]):
+            saved["repeat"] = None  # it holds a weight for each set of before
         parser.set_defaults(**saved)
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
         for flag in FIXED:
@@ -226,9 +227,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     check_args(parser, args)
     if state:
         epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
-        if args.minutes and args.minutes != saved.get("minutes"):  # by the pace so far
-            planned = round(60 * args.minutes / seconds * epoch)
-            args.epochs = max(epoch + 1, planned) if 60 * args.minutes > seconds else epoch
+        if args.minutes and args.minutes != saved["minutes"]:  # by the pace so far
+            args.epochs = epoch + max(0, int((60 * args.minutes - seconds) / seconds * epoch))
         if is_auto and epoch >= max(args.epochs, saved["epochs"]):
             parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
     complete_args(parser, args)
@@ -618,14 +618,14 @@ class Run:
     Attributes:
         base: what the weights had behind them where --init names a file: iterations, hours, their curve and, where a
             network of other sizes came first, which one and its share of the iterations (None: it does not say).
-        commands: each leg's command, commit, hardware and the iteration it began at.
+        commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run's earlier legs.
         validated_on: names of the validation images, which the best is the best on.
     """
 
     hyperparameters: dict[str, int]
     base: dict = field(default_factory=lambda: {"iterations": 0, "hours": 0.0, "curve": [], "started_from": None})
-    commands: list[dict[str, str]] = field(default_factory=list)
+    commands: list[dict[str, str | int]] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     best_psnr_db: float = float("-inf")
     epoch: int = 0
@@ -719,7 +719,7 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
         )
     if run.epoch >= args.epochs:
         took = f" after {run.seconds / 60:.3g} minutes, which --minutes counts" if args.minutes else ""
-        more = f"--{'minutes' if args.minutes else 'epochs'} above that"
+        more = "--minutes that hold another epoch" if args.minutes else "--epochs above that"
         raise TrainingError(
             f"this run has ended at epoch {run.epoch}{took}; give {more} to go on, or start another from its"
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"

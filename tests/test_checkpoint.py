@@ -143,7 +143,8 @@ def test_metadata_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kept", "expected"), ((1, True), (100, True), (10**9, True), (2 * 10**9, True), (10**10, False))
+    ("kept", "expected"),
+    ((1, True), (100, True), (10**3, True), (10**7, True), (10**9, True), (2 * 10**9, True), (10**10, False)),
 )
 def test_what_a_file_was_made_from_is_known_on_coarse_file_systems(kept, expected, tmp_path):
     mtime = 1_700_000_003_123_456_789

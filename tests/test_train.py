@@ -436,6 +436,11 @@ def test_a_resumed_run_takes_another_set(decoded, tmp_path):
     resume = ["--resume", str(tmp_path / "run/last.pth"), "--device", "cpu", "--epochs", "2"]
     train.main([*resume, "--data", str(decoded), str(other)])
     assert load_state(tmp_path / "run/last.pth")["args"]["repeat"] == [10, 1]
+    resume[-1] = "3"
+    train.main([*resume, "--repeat", "3", "2"])
+    resume[-1] = "4"
+    train.main([*resume, "--data", str(other), str(decoded)])
+    assert load_state(tmp_path / "run/last.pth")["args"]["repeat"] == [3, 2]
 
 
 def test_a_file_system_without_locks_is_written_to_as_well(decoded, tmp_path, monkeypatch):
@@ -553,9 +558,11 @@ def test_minutes_end_the_run_and_its_cosine(decoded, tmp_path, monkeypatch):
     rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "log.jsonl").open()]
     assert rates[0] > 9e-4 and rates == sorted(rates, reverse=True)
     resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu"]
-    with pytest.raises(SystemExit, match="after .* minutes, which --minutes counts; give --minutes above"):
+    with pytest.raises(
+        SystemExit, match="after .* minutes, which --minutes counts; give --minutes that hold another epoch"
+    ):
         train.main(resume)
-    with pytest.raises(SystemExit, match="give --minutes above"):
+    with pytest.raises(SystemExit, match="give --minutes that hold another epoch"):
         train.main([*resume, "--minutes", "0.5"])
     longer = train.main([*resume, "--minutes", "2"])
     assert 110 < 3600 * longer["hours"] < 123

@@ -62,6 +62,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not file.exists() or not os.path.samestat(os.fstat(descriptor), file.stat()):
+                raise BlockingIOError  # removed by the one before, after it was opened here
     except BlockingIOError as error:
         os.close(descriptor)
         raise BlockingIOError(f"another process writes to {folder}; wait for it, or take another folder") from error
@@ -80,12 +82,12 @@ def locked(folder: Path) -> Iterator[None]:
 def is_made_from(path: Path, source: Path) -> bool:
     """Whether `path` carries its source's modification time, so that a changed source, older or newer, is seen.
 
-    File systems keep it to 1 ns, 100 ns (NTFS), 1 µs, 1 s or 2 s (FAT), and cut off the rest.
+    File systems keep it to 1 ns, 100 ns (NTFS), 1 µs, 10 ms (exFAT), 1 s or 2 s (FAT), and cut off the rest.
     """
     if not path.exists():
         return False
     mtime = source.stat().st_mtime_ns
-    return path.stat().st_mtime_ns in {mtime // unit * unit for unit in (1, 100, 10**3, 10**9, 2 * 10**9)}
+    return path.stat().st_mtime_ns in {mtime // unit * unit for unit in (1, 100, 10**3, 10**7, 10**9, 2 * 10**9)}
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

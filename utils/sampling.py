@@ -34,7 +34,7 @@ def random_uniform(seed: int, indices: np.ndarray, draws: int) -> np.ndarray:
 def lost_detail(lr: np.ndarray) -> np.ndarray:
     """(H, W) float32: what an LR image (H, W, 3) loses when it is halved and enlarged again, grey levels.
 
-    It stands for what HR lost when it became LR, at a ninth of the pixels.
+    It stands for what HR lost when it became LR, and takes the LR alone.
     """
     height, width = lr.shape[:2]
     half = cv2.resize(lr, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)

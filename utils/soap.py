@@ -20,7 +20,7 @@ class SOAP(torch.optim.Optimizer):
     Args:
         betas: decay of the gradient's mean, and of its square and the preconditioners.
         precondition_every: steps between updates of the eigenbases.
-        cautious: whether to leave out the entries whose step goes against their present gradient, which would raise
+        cautious: whether to leave out the entries whose step goes up their present gradient, which would raise
             the loss. The others' steps are divided by the share that moves, of all parameters of one shape together.
         graph: whether a GPU replays what it does at every step as a CUDA graph, from where the gradients stay in the
             same memory. A state is then loaded before the first step.
