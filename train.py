@@ -750,9 +750,10 @@ def introduce(
 def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
     """Notes what the run validates on; what was best on other images no longer counts."""
     if run.validated_on and run.validated_on != images:
-        run.best_psnr_db = float("-inf")
         if ranks.is_first:
-            print("warning: other validation images than before; the best is sought anew from here", file=sys.stderr)
+            best = f"best.* ({run.best_psnr_db:.3f} dB on those) will be replaced by the best on these"
+            print(f"warning: other validation images than before; {best}", file=sys.stderr)
+        run.best_psnr_db = float("-inf")
     run.validated_on = images
 
 

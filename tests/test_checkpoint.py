@@ -136,6 +136,12 @@ def test_other_programs_states_are_refused(tmp_path):
             read(tmp_path / "other.pth")
 
 
+def test_weights_are_no_training_state(model, tmp_path):
+    save_weights(tmp_path / "best.safetensors", model, {"model": "IMDN", "hyperparameters": SIZES})
+    with pytest.raises(CheckpointError, match=r"best\.safetensors holds weights, no training state"):
+        load_state(tmp_path / "best.safetensors")
+
+
 def test_metadata_of_another_kind_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={METADATA_KEY: "[1]"})
     with pytest.raises(CheckpointError, match="says nothing of its network"):

@@ -39,6 +39,8 @@ def load_state(path: Path) -> dict:
     Raises:
         CheckpointError: missing, unreadable, or not a training state of this project.
     """
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} holds weights, no training state; give the last.pth beside it, or --init")
     state = _load_pth(path)
     if not is_state(state):
         raise CheckpointError(f"{path} is not a training state written by this version of train.py")
