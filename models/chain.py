@@ -62,19 +62,26 @@ def runs_native(x: Tensor, *convs: nn.Module) -> bool:
     it refuses is the layers' to run or to report.
     """
     return (
+        is_eager(x)
+        and x.shape[1] == layers_of(convs[0])[0].in_channels
+        and not any(map(has_hooks, (*convs, *(layer for conv in convs for layer in layers_of(conv)))))
+        and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
+        and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
+        and compiled()[0] is not None
+    )
+
+
+def is_eager(x: Tensor) -> bool:
+    """Whether maps are computed here and now, on the CPU and in their own precision."""
+    return (
         x.device.type == "cpu"
         and x.dim() == 4
         and x.numel() > 0
-        and x.shape[1] == layers_of(convs[0])[0].in_channels
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
-        and not any(map(has_hooks, (*convs, *(layer for conv in convs for layer in layers_of(conv)))))
-        and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
-        and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
-        and compiled()[0] is not None
     )
 
 

@@ -19,7 +19,7 @@ class NativeError(RuntimeError):
 
 
 def load_library(source: Path) -> ctypes.CDLL:
-    """Compiles a C++ file, once for each machine and version of the file, and loads it.
+    """Compiles a C++ file, once for each machine and version of the file and of the headers beside it, and loads it.
 
     The compiler is $CXX, else c++; it must take GCC's flags. What it made is kept under $XDG_CACHE_HOME (~/.cache).
     With PyTorch's wheels for Linux its OpenMP is the one that PyTorch has loaded, so that both share their threads.
@@ -30,7 +30,8 @@ def load_library(source: Path) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if not compiler or shutil.which(compiler[0]) is None:
         raise NativeError(f"no C++ compiler ({' '.join(compiler) or '$CXX is empty'})")
-    key = hashlib.sha256("\0".join((source.read_text(), *compiler, *FLAGS, processor())).encode()).hexdigest()
+    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
+    key = hashlib.sha256("\0".join((*texts, *compiler, *FLAGS, processor())).encode()).hexdigest()
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         target = cache / "lightweight-super-resolution" / f"{source.stem}-{key[:16]}.so"
