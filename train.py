@@ -835,7 +835,7 @@ def train_epochs(
 
 def warn_of_few_epochs(args: argparse.Namespace) -> None:
     if args.epochs < 20:
-        few = f"--minutes {args.minutes:g} holds {args.epochs} epochs of {args.iterations} iterations"
+        few = f"epochs of {args.iterations} iterations in --minutes {args.minutes:g}: {args.epochs}"
         print(f"warning: {few}, and the rate follows the time by epochs; take fewer --iterations", file=sys.stderr)
 
 

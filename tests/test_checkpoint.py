@@ -92,6 +92,15 @@ def test_damaged_and_missing_files_are_named(tmp_path, name):
         load_model(tmp_path / name)
 
 
+@pytest.mark.parametrize("share", (0, 0.01, 0.5, 0.99))
+def test_a_copy_that_was_cut_short_is_told(share, tmp_path):
+    save_state(tmp_path / "s.pth", dict.fromkeys(STATE_KEYS) | {"model": {"w": torch.ones(1000)}})
+    whole = (tmp_path / "s.pth").read_bytes()
+    (tmp_path / "s.pth").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"s\.pth cannot be read .*: it is damaged, or a copy"):
+        load_state(tmp_path / "s.pth")
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     class Malicious:
         def __reduce__(self):

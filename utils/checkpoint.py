@@ -66,6 +66,8 @@ def _load_pth(path: Path) -> object:
         reason = first_line(error)
         if "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
             reason = "it holds more than tensors and plain values, or is no checkpoint at all"
+        elif "PytorchStreamReader" in reason or "[Errno 22]" in reason or isinstance(error, EOFError):
+            reason = "it is damaged, or a copy that was cut short"
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
