@@ -39,7 +39,7 @@ from dataset import (
     prefetch,
     sample_pairs,
 )
-from models import MODELS, build_model, chain, complete_hyperparameters
+from models import MODELS, build_model, chain, complete_hyperparameters, tail
 from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
 from utils.cost import count_cost
 from utils.cuda_graph import Replayed
@@ -743,8 +743,8 @@ def introduce(
     if len(names) > 1:
         shares = zip(names, train_set.set_shares(), strict=True)
         print("patches: " + ", ".join(f"{share:.1%} {Path(name).name}" for name, share in shares))
-    if may_run_native(args) and (reason := chain.compiled()[1]):
-        print(f"convs run a layer at a time, which is slower: {reason}")
+    if may_run_native(args) and (reason := chain.compiled()[1] or tail.compiled()[1]):
+        print(f"layers run one at a time, which is slower: {reason}")
 
 
 def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
@@ -835,7 +835,8 @@ def train_epochs(
 
 def warn_of_few_epochs(args: argparse.Namespace) -> None:
     if args.epochs < 20:
-        few = f"epochs of {args.iterations} iterations in --minutes {args.minutes:g}: {args.epochs}"
+        epochs = "1 epoch" if args.epochs == 1 else f"{args.epochs} epochs"
+        few = f"--minutes {args.minutes:g} leaves {epochs} of {args.iterations} iterations"
         print(f"warning: {few}, and the rate follows the time by epochs; take fewer --iterations", file=sys.stderr)
 
 

@@ -4,7 +4,7 @@
 // With no gate M and b are the 1x1 conv's. One gate is of d: M = matrix diag(gate). A second one, by the same weights, is
 // of what that made: M and b are its multiples too. A map's gate needs its channels' means and deviations only, and those
 // of a map mixed by M follow from d's.
-// Forward shares out images, or the bands of a single one; backward images alone.
+// Forward shares out images, or the bands of few; backward images alone.
 //
 // Built by utils/native.py, called by models/tail.py.
 
@@ -52,9 +52,9 @@ struct Band {
 
 // The rows of a band: themselves, or a copy with zeros up to a whole vector.
 std::vector<const float*> whole_rows(
-    const float* maps, int64_t channels, int64_t pixels, const Band& band, Buffer& buffer
+    const float* data, int64_t channels, int64_t pixels, const Band& band, Buffer& buffer
 ) {
-    const std::vector<const float*> rows = rows_of(maps + band.first, channels, pixels);
+    const std::vector<const float*> rows = rows_of(data + band.first, channels, pixels);
     if (band.count == band.whole()) return rows;
     float* padded = buffer.zeros(channels * band.whole());
     for (int64_t c = 0; c < channels; c++) copy(padded + c * band.whole(), rows[c], band.count);
@@ -63,8 +63,9 @@ std::vector<const float*> whole_rows(
 
 double sum_of(const float* values, int64_t count) {
     double sum = 0;
-    for (int64_t first = 0; first < count; first += 4096) {  // a float holds no sum of millions
-        const int64_t last = std::min(count, first + 4096);
+    constexpr int64_t STEP = 16 * LANES;  // of floats: a longer sum of equal numbers is off by 4e-6 of it
+    for (int64_t first = 0; first < count; first += STEP) {
+        const int64_t last = std::min(count, first + STEP);
         Vector lanes = {};
         for (int64_t p = first; p < last; p += LANES) lanes += load_some(values + p, last - p);
         sum += total(lanes);
@@ -77,7 +78,8 @@ void find_moments(const float* d, int64_t channels, const Maps& maps, float* mom
     float *mean = moments, *covariance = moments + channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t c = 0; c < channels; c++) mean[c] = sum_of(d + c * maps.pixels, maps.pixels) / maps.pixels;
-    const int64_t step = band_pixels(maps, channels, 1), bands = (maps.pixels + step - 1) / step;  // of any threads
+    // the same bands for any number of threads, so that their sums are the same
+    const int64_t step = band_pixels(maps, channels, 1), bands = (maps.pixels + step - 1) / step;
     Floats sums(bands * channels * channels);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t index = 0; index < bands; index++) {
@@ -323,13 +325,17 @@ void tail_forward(
     const Tail* tail, Maps maps, const float* x, const float* distilled, float* out, float* moments, int threads
 ) {
     const int64_t size = tail->channels * maps.pixels;
-    const bool alone = maps.images < threads;
-#pragma omp parallel for num_threads(alone ? 1 : threads) schedule(static)
-    for (int64_t n = 0; n < maps.images; n++)
+    const auto forward = [&](int64_t n, int threads) {
         forward_image(
-            *tail, maps, x + n * size, distilled + n * size, out + n * size, moments + n * tail->moments(),
-            alone ? threads : 1
+            *tail, maps, x + n * size, distilled + n * size, out + n * size, moments + n * tail->moments(), threads
         );
+    };
+    if (maps.images < threads) {
+        for (int64_t n = 0; n < maps.images; n++) forward(n, threads);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t n = 0; n < maps.images; n++) forward(n, 1);
 }
 
 // `gradient` is that of out, and so x's. Gradients of parameters: matrix, bias, then those of the gates. Images are

@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.chain import is_eager, is_plain
+from models.chain import WIDE, is_eager, is_plain
 from utils.native import NativeError, load_library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -27,27 +27,32 @@ class CMaps(ctypes.Structure):
 
 
 @cache
-def compiled() -> ctypes.CDLL | None:
-    """The kernels, or None where they cannot be built; `models.chain.compiled` tells why."""
+def compiled() -> tuple[ctypes.CDLL | None, str]:
+    """The kernels, or None and why they cannot be built."""
     try:
         library = load_library(SOURCE)
-    except NativeError:
-        return None
+    except NativeError as error:
+        return None, str(error)
     tail, pointer, threads = ctypes.POINTER(CTail), ctypes.c_void_p, ctypes.c_int
     library.tail_forward.argtypes = [tail, CMaps, *[pointer] * 4, threads]
     library.tail_backward.argtypes = [tail, CMaps, *[pointer] * 5, threads]
     library.tail_forward.restype = library.tail_backward.restype = None
-    return library
+    return library, ""
 
 
 def runs_native(x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate: nn.Sequential | None) -> bool:
-    """Whether `distillation_tail` can stand for the layers: where `models.chain.runs_native` can, and on NCHW."""
+    """Whether `distillation_tail` can stand for the layers, and is worth it: on plain float32 NCHW tensors that fit,
+    where the kernels could be built; not where PyTorch's 1×1 conv alone is as fast. Hooks of c5 and CCA do not run.
+    """
+    channels = x.shape[1]
     return (
         is_eager(x)
         and x.shape == distilled.shape
         and distilled.is_contiguous()
+        and matrix.shape == (channels, channels)
+        and (channels < WIDE if gate is None else gate[0].in_channels == gate[2].out_channels == channels)
         and all(map(is_plain, (x, distilled, matrix, bias, *parameters_of(gate))))
-        and compiled() is not None
+        and compiled()[0] is not None
     )
 
 
@@ -84,7 +89,7 @@ class Tail(torch.autograd.Function):
         out, moments = torch.empty_like(x), x.new_empty(n, channels + channels**2 if gates else 0)
         pointers = (t.data_ptr() for t in (x, distilled, out, moments))
         tail, maps = c_tail(gates, parameters), CMaps(n, height * width)
-        compiled().tail_forward(tail, maps, *pointers, torch.get_num_threads())
+        compiled()[0].tail_forward(tail, maps, *pointers, torch.get_num_threads())
         ctx.save_for_backward(distilled, moments, *parameters)
         ctx.gates = gates
         return out
@@ -101,7 +106,7 @@ class Tail(torch.autograd.Function):
         tensors = (distilled, moments, gradient, distilled_gradient, gradients)
         pointers = (None if t is None else t.data_ptr() for t in tensors)
         tail, maps = c_tail(ctx.gates, parameters), CMaps(n, height * width)
-        compiled().tail_backward(tail, maps, *pointers, torch.get_num_threads())
+        compiled()[0].tail_backward(tail, maps, *pointers, torch.get_num_threads())
         of_parameters = (g.view_as(p) for g, p in zip(gradients.split(sizes), parameters))
         return None, gradient, distilled_gradient, *of_parameters
 

@@ -575,7 +575,7 @@ def test_minutes_end_the_run_and_its_cosine(decoded, tmp_path, monkeypatch):
 def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.chain, "compiled", lambda: (None, "no C++ compiler"))
     run(decoded, tmp_path, "--epochs", "1")
-    assert "a layer at a time, which is slower: no C++ compiler" in capsys.readouterr().out
+    assert "layers run one at a time, which is slower: no C++ compiler" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,9 @@ def check_is_file(path: Path) -> None:
         raise CheckpointError(f"{path} is a folder; give a file" if path.is_dir() else f"{path} does not exist")
 
 
+SAID_OF_DAMAGE = ("PytorchStreamReader", "inline_container", "corrupt", "[Errno 22]")  # by torch.load
+
+
 def _load_pth(path: Path) -> object:
     check_is_file(Path(path))
     try:
@@ -66,7 +69,7 @@ def _load_pth(path: Path) -> object:
         reason = first_line(error)
         if "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
             reason = "it holds more than tensors and plain values, or is no checkpoint at all"
-        elif "PytorchStreamReader" in reason or "[Errno 22]" in reason or isinstance(error, EOFError):
+        elif isinstance(error, EOFError) or any(words in reason for words in SAID_OF_DAMAGE):
             reason = "it is damaged, or a copy that was cut short"
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
 

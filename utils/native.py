@@ -30,7 +30,7 @@ def load_library(source: Path) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if not compiler or shutil.which(compiler[0]) is None:
         raise NativeError(f"no C++ compiler ({' '.join(compiler) or '$CXX is empty'})")
-    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
+    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("[!.]*.h")))]
     key = hashlib.sha256("\0".join((*texts, *compiler, *FLAGS, processor())).encode()).hexdigest()
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
