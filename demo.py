@@ -108,9 +108,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--teach",
         type=Path,
         metavar="DIR",
-        help="decoded set to write to --output, each training image averaged with what the network makes of its LR",
+        help="decoded set to write to --output, each training image as the network makes it of its LR",
     )
-    upscaling.add_argument("--share", type=float, default=0.5, help="of the network in --teach's images (0.5; 1: all)")
+    upscaling.add_argument(
+        "--share", type=float, default=1.0, help="of the network in --teach's images (1; below: averaged with the HR)"
+    )
     upscaling.add_argument("--output", type=Path, help="image or folder to write")
     upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
     upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
@@ -560,11 +562,11 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 
 
 def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
-    """Writes the decoded set --teach to --output, each training HR averaged with the network's SR of its LR.
+    """Writes the decoded set --teach to --output, each training HR replaced by the network's SR of its LR.
 
-    What a photo holds beyond what its LR tells is noise to a network that learns from it; the mean holds half of it, or
-    less by a larger --share, the network's part. Validation images stay as they are. Files that are done are kept, so a
-    stopped run goes on where it was; a pair changed since is done again.
+    What a photo holds beyond what its LR tells is noise to a network that learns from it; by a --share below 1, the
+    network's part, some of it stays. Validation images stay as they are. Files that are done are kept, so a stopped run
+    goes on where it was; a pair changed since is done again.
 
     Raises:
         DataError: no pairs of this scale, one that cannot be used, or an --output that is not this teacher's.

@@ -480,8 +480,8 @@ def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
     assert read_rgb(Path("out.png")).shape == (24, 27, 3)
 
 
-@pytest.mark.parametrize("share", (None, 0.25, 1))
-def test_teaching_averages_training_images_with_the_network_s(share, published, decoded, capsys):
+@pytest.mark.parametrize("share", (None, 0.25, 0.5))
+def test_teaching_replaces_training_images_by_the_network_s_or_averages_them(share, published, decoded, capsys):
     flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
     flags += ["--share", share] if share else []
     assert run(*flags) == 0
@@ -496,7 +496,7 @@ def test_teaching_averages_training_images_with_the_network_s(share, published, 
         lr, hr = np.load(pair.lr), np.load(pair.hr)
         np.testing.assert_array_equal(np.load(taught.lr), lr)
         if number < 3:
-            mean = hr + (share or 0.5) * (super_resolve(network, lr, 3) - hr.astype(float))
+            mean = hr + (share or 1) * (super_resolve(network, lr, 3) - hr.astype(float))
             assert (np.load(taught.hr) != hr).any()
             assert np.abs(np.load(taught.hr) - mean).max() <= 0.5
         else:
@@ -525,7 +525,7 @@ def stop(*_) -> None:
 
 
 def test_a_pair_that_changed_is_taught_again(published, decoded, capsys):
-    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC", "--share", "0.5"]
     assert run(*flags) == 0
     before, changed = np.load("taught/DIV2K_train_HR/0002.npy"), decoded / "DIV2K_train_HR/0002.npy"
     np.save(changed, 255 - np.load(changed))
@@ -540,7 +540,7 @@ def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, ca
     assert run(*flags) == 0
     (done,) = Path("taught").rglob("0001.npy")
     before = np.load(done)
-    for other in (["--ensemble"], ["--share", "1"]):
+    for other in (["--ensemble"], ["--share", "0.5"]):
         assert run(*flags, *other) == 1
         assert "--output taught was taught by tiny.safetensors, sha256 " in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(done), before)
