@@ -78,15 +78,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         in_ram = patches()
         in_ram.lr.load()
         in_ram.hr.load()
-        on_device = DevicePatches(patches(), args.device)
         loaders = {
             "report: np.load of whole arrays": lambda: iter(
                 DataLoader(ReportsLoader(root, total), args.batch, shuffle=True, num_workers=args.workers)
             ),
             "memory-mapped": lambda: prefetch(patches(), shares, args.workers),
             "in RAM": lambda: prefetch(in_ram, shares, args.workers),
-            f"on the device ({args.device})": lambda: (on_device[share] for share in shares),
         }
+        if args.device != "cpu":
+            on_device = DevicePatches(patches(), args.device)
+            loaders[f"on the device ({args.device})"] = lambda: (on_device[share] for share in shares)
         rates = {
             name: [rate(loader(), args.batch, 10, args.batches, convert) for convert in (False, True)]
             for name, loader in loaders.items()
