@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from utils.native import NativeError, load_library
+from utils.native import load_functions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE = 48  # channels in and out, from which PyTorch's own 3×3 convs are as fast (Zen 4, AVX-512)
@@ -35,15 +35,9 @@ class CStage(ctypes.Structure):
 @cache
 def compiled() -> tuple[ctypes.CDLL | None, str]:
     """The kernels, or None and why they cannot be built."""
-    try:
-        library = load_library(SOURCE)
-    except NativeError as error:
-        return None, str(error)
     size, pointer, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
-    library.chain_forward.argtypes = [pointer, size, CShape, pointer, pointer, threads]
-    library.chain_backward.argtypes = [pointer, size, CShape, *[pointer] * 5, threads]
-    library.chain_forward.restype = library.chain_backward.restype = None
-    return library, ""
+    forward, backward = ([pointer, size, CShape, *[pointer] * count, threads] for count in (2, 5))
+    return load_functions(SOURCE, chain_forward=forward, chain_backward=backward)
 
 
 def layers_of(conv: nn.Module) -> list[nn.Conv2d]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.chain import WIDE, is_eager, is_plain
-from utils.native import NativeError, load_library
+from utils.native import load_functions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -29,15 +29,9 @@ class CMaps(ctypes.Structure):
 @cache
 def compiled() -> tuple[ctypes.CDLL | None, str]:
     """The kernels, or None and why they cannot be built."""
-    try:
-        library = load_library(SOURCE)
-    except NativeError as error:
-        return None, str(error)
     tail, pointer, threads = ctypes.POINTER(CTail), ctypes.c_void_p, ctypes.c_int
-    library.tail_forward.argtypes = [tail, CMaps, *[pointer] * 4, threads]
-    library.tail_backward.argtypes = [tail, CMaps, *[pointer] * 5, threads]
-    library.tail_forward.restype = library.tail_backward.restype = None
-    return library, ""
+    forward, backward = ([tail, CMaps, *[pointer] * count, threads] for count in (4, 5))
+    return load_functions(SOURCE, tail_forward=forward, tail_backward=backward)
 
 
 def runs_native(x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate: nn.Sequential | None) -> bool:

@@ -51,6 +51,20 @@ def load_library(source: Path) -> ctypes.CDLL:
         raise NativeError(str(error)) from error
 
 
+def load_functions(source: Path, **argtypes: list) -> tuple[ctypes.CDLL | None, str]:
+    """The library with the types of its functions' arguments, none of which returns anything; or None and why there is
+    none.
+    """
+    try:
+        library = load_library(source)
+    except NativeError as error:
+        return None, str(error)
+    for name, types in argtypes.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
+    return library, ""
+
+
 def processor() -> str:
     """What -march=native depends on: a home directory can be shared by unlike machines."""
     try:
