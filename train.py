@@ -341,7 +341,8 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
             for split in ("training", "validation")
         }
         if without := [Path(root) for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]:
-            raise DataError(why_empty(without[0]))
+            moved = "; where the resumed run's sets lie elsewhere now, name them all by --data" if args.resume else ""
+            raise DataError(why_empty(without[0]) + moved)
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
     options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}

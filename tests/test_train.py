@@ -441,6 +441,9 @@ def test_a_resumed_run_takes_another_set(decoded, tmp_path):
     resume[-1] = "4"
     train.main([*resume, "--data", str(other), str(decoded)])
     assert load_state(tmp_path / "run/last.pth")["args"]["repeat"] == [3, 2]
+    shutil.rmtree(other)
+    with pytest.raises(SystemExit, match="other is not a folder; where the resumed run's sets lie elsewhere now"):
+        train.main([*resume[:-1], "5"])
 
 
 def test_a_file_system_without_locks_is_written_to_as_well(decoded, tmp_path, monkeypatch):
