@@ -66,7 +66,8 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
         root: a folder such as DIV2K_decoded.
         split: `training` (X_train_HR, or X_HR where a set has no splits) or `validation` (X_valid_HR).
     Returns:
-        Pairs in natural order of their names; empty where the root has no such split.
+        Pairs in natural order of their names, without hidden files, which a killed conversion leaves; empty where the
+        root has no such split.
     Raises:
         DataError: an image without its partner, named; or several sets in one root.
     """
@@ -80,8 +81,8 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
         raise DataError(f"{root} holds several {split} sets ({names}); decode each into a folder of its own")
     (hr_folder,) = folders
     lr_folder = root / f"{hr_folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
-    hr_files = {f.stem: f for f in hr_folder.glob("*.npy")}
-    lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in lr_folder.glob("*.npy")}
+    hr_files = {f.stem: f for f in hr_folder.glob("[!.]*.npy")}
+    lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in lr_folder.glob("[!.]*.npy")}
     if hr_files and not lr_files:
         raise DataError(
             f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr makes them"

@@ -350,7 +350,7 @@ def to_json(result: dict) -> str:
 
 
 def published_files() -> list[Path]:
-    files = natsorted(PUBLISHED.glob("*.safetensors"))
+    files = natsorted(PUBLISHED.glob("[!.]*.safetensors"))
     if not files:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
     return files
@@ -611,7 +611,9 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     teacher = args.checkpoint or published_file(args)
     record = f"{teacher.name}, sha256 {hashlib.sha256(teacher.read_bytes()).hexdigest()}, ×{scale}"
     record += ", ×8 self-ensemble" if args.ensemble else ""
-    record += f", share {args.share:g}" if args.share != 0.5 else ""
+    record += f", share {args.share:g}"
+    record += f", tiles of {args.tile}" if args.tile else ""  # which attention depends on
+    record += f", {args.precision}" if args.precision != "float32" else ""
     path = args.output / TEACHER
     written = path.read_text(encoding="utf-8") if path.exists() else None
     if written != record and holds_arrays(args.output):
@@ -622,7 +624,7 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
 
 
 def holds_arrays(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix == ".npy" for file in files_below(folder))
+    return folder.is_dir() and any(file.match("[!.]*.npy") for file in files_below(folder))
 
 
 def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:

@@ -194,7 +194,7 @@ def read_size(npy: Path) -> tuple[int, int] | str:
 
 def check_tree(root: Path, workers: int) -> int:
     """Reads every file, counts each folder, and compares LR folders with their HR; returns the exit code."""
-    files = natsorted((file for file in files_below(root) if file.suffix == ".npy"), key=str)
+    files = natsorted((file for file in files_below(root) if file.match("[!.]*.npy")), key=str)
     if not files:
         return report([f"{root}: holds no .npy files"])
     with ThreadPoolExecutor(workers) as pool:

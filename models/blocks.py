@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.chain import ChainStage, conv_chain, runs_native
+from models.chain import ChainStage, conv_chain, is_known, is_watched, runs_native
 
 SCALES = (2, 3, 4)
 
@@ -22,18 +22,29 @@ def check_scale(scale: int) -> None:
     require(scale in SCALES, f"scale is {scale}; allowed: 2, 3, 4")
 
 
-class Conv3x3(nn.Conv2d):
-    """A 3×3 conv that keeps height and width; `fused` runs it by C++ on the CPU."""
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+def run_conv(conv: nn.Conv2d, x: Tensor, fused: bool) -> Tensor:
+    """A 3×3 conv of a map; `fused` runs it by C++ on the CPU, where that is faster.
+
+    No subclass of nn.Conv2d does this itself, as tools such as thop look layers up by their exact class.
+    """
+    return conv_chain(x, [ChainStage(conv)]) if fused and runs_native(x, conv) else conv(x)
+
+
+class Layers(nn.Sequential):
+    """Layers in a row; `fused` runs its 3×3 convs by C++ on the CPU."""
 
     fused = True
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
-
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and runs_native(x, self):
-            return conv_chain(x, [ChainStage(self)])
-        return super().forward(x)
+        for layer in self:
+            is_conv3x3 = isinstance(layer, nn.Conv2d) and is_known([layer])
+            x = run_conv(layer, x, self.fused) if is_conv3x3 else layer(x)
+        return x
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -83,7 +94,7 @@ class ScaledPointwise(nn.Sequential):
     """Depthwise 1×1 then pointwise 1×1, both with bias: a scale for each channel, then a matrix.
 
     No more than the pointwise conv alone could do: the report made every conv separable, and its costs count both.
-    `fused` multiplies the two into one conv; without it both run as modules, which is how costs are counted.
+    `fused` multiplies the two into one conv, where nothing watches them; without it both run as modules.
     """
 
     fused = True
@@ -98,7 +109,7 @@ class ScaledPointwise(nn.Sequential):
         return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.fused:
+        if not self.fused or is_watched(self):
             return super().forward(x)
         matrix, bias = self.matrix_and_bias()
         return F.conv2d(x, matrix[:, :, None, None], bias)
@@ -106,7 +117,7 @@ class ScaledPointwise(nn.Sequential):
 
 def pixel_shuffle_upsampler(nf: int, scale: int) -> nn.Sequential:
     """3×3 conv to 3·scale² channels, then rearranged: (N, nf, H, W) -> (N, 3, scale·H, scale·W)."""
-    return nn.Sequential(Conv3x3(nf, 3 * scale**2), nn.PixelShuffle(scale))
+    return Layers(conv3x3(nf, 3 * scale**2), nn.PixelShuffle(scale))
 
 
 def linear_of(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -146,8 +157,8 @@ class DistillationBlock(nn.Module):
     Subclasses set the convs, c1 to c3 before the three splits and c4 of what is left, and what follows the
     concatenation of the four kept quarters.
 
-    `fused` computes the block faster, on the CPU by C++; it can then be differentiated once, and hooks of the layers
-    after the split do not run. Without it every layer runs as a module, which is how costs are counted.
+    `fused` computes the block faster, on the CPU by C++; it can then be differentiated once. Without it, or where
+    hooks, a trace or a dispatch mode watch the layers (to count their costs, for one), each runs as a module.
     """
 
     fused = True
@@ -169,7 +180,7 @@ class DistillationBlock(nn.Module):
 
     def distil(self, x: Tensor) -> Tensor:
         stages = self.stages()
-        if self.fused and runs_native(x, *(stage.conv for stage in stages)):
+        if self.fused and not is_watched(self.act) and runs_native(x, *(stage.conv for stage in stages)):
             return conv_chain(x, stages)
         d1, rest = self.act(self.c1(x)).split(self.sizes, dim=1)
         d2, rest = self.act(self.c2(rest)).split(self.sizes, dim=1)

@@ -58,7 +58,7 @@ def runs_native(x: Tensor, *convs: nn.Module) -> bool:
     return (
         is_eager(x)
         and x.shape[1] == layers_of(convs[0])[0].in_channels
-        and not any(map(has_hooks, (*convs, *(layer for conv in convs for layer in layers_of(conv)))))
+        and not any(map(has_hooks, convs))
         and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
         and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
         and compiled()[0] is not None
@@ -79,9 +79,18 @@ def is_eager(x: Tensor) -> bool:
     )
 
 
+def is_watched(*modules: nn.Module) -> bool:
+    """Whether these layers must run one at a time, as they are: a trace or a dispatch mode records them, or a hook on
+    one of them looks at what it computes (thop's) or changes it (pruning's).
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0 or any(map(has_hooks, modules))
+
+
 def has_hooks(module: nn.Module) -> bool:
-    """Before or after its forward, as pruning has: they change what it computes."""
-    return bool(module._forward_pre_hooks or module._forward_hooks)
+    """Before or after its forward, or that of a layer inside it."""
+    return bool(module._forward_pre_hooks or module._forward_hooks) or any(map(has_hooks, module._modules.values()))
 
 
 def is_worth_it(conv: nn.Conv2d) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.blocks import (
     ActivatedSeparableConv,
-    Conv3x3,
+    Layers,
     ScaledPointwise,
     SeparableConv,
     SeparableDistillationBlock,
@@ -17,6 +17,7 @@ from models.blocks import (
     check_distillation,
     check_scale,
     conv1x1,
+    conv3x3,
     damp,
     float32_region,
     full_precision,
@@ -26,7 +27,9 @@ from models.blocks import (
     pass_through,
     pixel_shuffle_upsampler,
     require,
+    run_conv,
 )
+from models.chain import is_watched
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
@@ -43,7 +46,7 @@ class LaplacianAttention(nn.Module):
     """Gates each channel by a pyramid of three dilated convs over its average.
 
     The pooled map is 1×1, so only the centre tap of each 3×3 kernel meets data; the others see zero padding.
-    `fused` multiplies by those alone; without it every layer runs as a module, which is how costs are counted.
+    `fused` multiplies by those alone, where nothing watches the layers; without it each runs as a module.
     """
 
     fused = True
@@ -61,7 +64,7 @@ class LaplacianAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
             mean = self.average_pool(full_precision(x))
-            if self.fused:
+            if self.fused and not is_watched(self):
                 hidden = torch.cat([linear_of(branch, mean.flatten(1)) for branch in self.branches], dim=1)
                 expand, sigmoid = self.expand
                 gate = sigmoid(linear_of(expand, self.act(hidden)))[:, :, None, None]
@@ -73,9 +76,9 @@ class LaplacianAttention(nn.Module):
 class ResidualBlock(nn.Module):
     """conv, ReLU, conv, add the input, ReLU."""
 
-    def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = Conv3x3) -> None:
+    def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = conv3x3) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(channels, channels), nn.ReLU(inplace=True), conv(channels, channels))
+        self.body = Layers(conv(channels, channels), nn.ReLU(inplace=True), conv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + x)
@@ -138,8 +141,8 @@ def upsampler_at_high_resolution(nf: int, scale: int) -> nn.Sequential:
     steps = (2, 2) if scale == 4 else (scale,)
     layers: list[nn.Module] = []
     for step in steps:
-        layers += [Conv3x3(nf, step**2 * nf), nn.ReLU(inplace=True), nn.PixelShuffle(step)]
-    return nn.Sequential(*layers, Conv3x3(nf, 3))
+        layers += [conv3x3(nf, step**2 * nf), nn.ReLU(inplace=True), nn.PixelShuffle(step)]
+    return Layers(*layers, conv3x3(nf, 3))
 
 
 class MeanShiftedDRLN(nn.Module):
@@ -148,10 +151,12 @@ class MeanShiftedDRLN(nn.Module):
     Shape: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W), not clamped.
     """
 
+    fused = True
+
     def __init__(self, nf: int, scale: int, trunk: nn.Module, upsampler: nn.Sequential) -> None:
         super().__init__()
         self.subtract_mean = mean_shift(-1)
-        self.head = Conv3x3(3, nf)
+        self.head = conv3x3(3, nf)
         self.trunk = trunk
         self.upsampler = upsampler
         self.scale = scale
@@ -165,7 +170,7 @@ class MeanShiftedDRLN(nn.Module):
         interpolate_at_high_resolution(self)
 
     def take_off(self, x: Tensor) -> Tensor:
-        return self.head(self.subtract_mean(x))
+        return run_conv(self.head, self.subtract_mean(x), self.fused)
 
     def put_back(self, features: Tensor) -> Tensor:
         return self.add_mean(self.upsampler(features))
@@ -192,7 +197,7 @@ class DRLN(MeanShiftedDRLN):
         trunk = DenseGroups(
             sizes,
             block=lambda: DRLM(nf, residual_blocks=3, hidden=nf // 16),
-            compress=lambda k: nn.Sequential(Conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
             second_reads_residual=(1,),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
@@ -217,7 +222,7 @@ class DRLN_narrow(MeanShiftedDRLN):
         trunk = DenseGroups(
             [2] * (num_modules // 2),
             block=lambda: DRLM(nf, residual_blocks=2, hidden=max(1, nf // 12)),
-            compress=lambda k: nn.Sequential(Conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
 
@@ -316,7 +321,7 @@ class DRLN_slim(MeanShiftedDRLN):
         check_scale(scale)
         check_distillation(nf)
         require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; DRLN_slim needs an even number")
-        upsampler = nn.Sequential(*pixel_shuffle_upsampler(nf, scale), conv1x1(3, 3))
+        upsampler = Layers(*pixel_shuffle_upsampler(nf, scale), conv1x1(3, 3))
         super().__init__(nf, scale, PairedTrunk(nf, num_modules // 2), upsampler)
 
     def start_from_interpolation(self) -> None:

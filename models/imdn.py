@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.blocks import (
-    Conv3x3,
     DistillationBlock,
     ScaledPointwise,
     SeparableDistillationBlock,
     check_distillation,
     check_scale,
     conv1x1,
+    conv3x3,
     float32_region,
     full_precision,
     in_full_precision,
@@ -21,7 +21,9 @@ from models.blocks import (
     linear_of,
     pixel_shuffle_upsampler,
     require,
+    run_conv,
 )
+from models.chain import is_watched
 from models.tail import distillation_tail, runs_native
 
 
@@ -121,16 +123,16 @@ class IMDB(DistillationBlock):
     def __init__(self, nf: int, attention: bool = True) -> None:
         super().__init__(nf)
         distilled, remaining = self.sizes
-        self.c1 = Conv3x3(nf, nf)
-        self.c2 = Conv3x3(remaining, nf)
-        self.c3 = Conv3x3(remaining, nf)
-        self.c4 = Conv3x3(remaining, distilled)
+        self.c1 = conv3x3(nf, nf)
+        self.c2 = conv3x3(remaining, nf)
+        self.c3 = conv3x3(remaining, nf)
+        self.c4 = conv3x3(remaining, distilled)
         self.cca = ContrastAwareChannelAttention(nf) if attention else nn.Identity()
         self.c5 = conv1x1(nf, nf)
 
     def forward(self, x: Tensor) -> Tensor:
         distilled = self.distil(x)
-        if self.fused:
+        if self.fused and not is_watched(self.cca, self.c5):
             return self.fused_tail(x, distilled)
         return x + self.c5(self.cca(distilled))
 
@@ -160,7 +162,7 @@ class SeparableIMDB(SeparableDistillationBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         distilled = self.distil(x)
-        if self.fused:
+        if self.fused and not is_watched(self.cca, self.c5):
             return self.fused_tail(x, distilled)
         return x + self.cca(self.c5(self.cca(distilled)))
 
@@ -198,7 +200,7 @@ def add_pointwise(total: Tensor, kernel: Tensor, h: Tensor) -> Tensor:
 class IMDN(nn.Module):
     """Blocks in a row, every block's output kept, concatenated and fused.
 
-    `fused` computes the same faster; without it every layer runs as a module, which is how costs are counted.
+    `fused` computes the same faster, where nothing watches the layers; without it each runs as a module.
 
     Args:
         nf: features, a positive multiple of 4.
@@ -218,19 +220,22 @@ class IMDN(nn.Module):
         check_scale(scale)
         check_distillation(nf)
         require(num_modules >= 1, f"modules is {num_modules}; IMDN needs at least 1")
-        self.head = Conv3x3(3, nf)
+        self.head = conv3x3(3, nf)
         self.blocks = nn.ModuleList(self.block(nf) for _ in range(num_modules))
         self.fusion = nn.Sequential(conv1x1(num_modules * nf, nf), nn.LeakyReLU(0.05, inplace=True))
-        self.trunk_conv = Conv3x3(nf, nf)
+        self.trunk_conv = conv3x3(nf, nf)
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = in_full_precision(self.head, x)
-        if self.fused:
+        features = in_full_precision(self.run_head, x)
+        if self.fused and not is_watched(self.fusion):
             merged = self.fuse_as_they_come(features)
         else:
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))
-        return in_full_precision(self.upsampler, self.trunk_conv(merged) + features)
+        return in_full_precision(self.upsampler, run_conv(self.trunk_conv, merged, self.fused) + features)
+
+    def run_head(self, x: Tensor) -> Tensor:
+        return run_conv(self.head, x, self.fused)
 
     def outputs(self, h: Tensor) -> list[Tensor]:
         kept = []
@@ -268,22 +273,27 @@ class IMDN_dw(IMDN):
 class IMDN_RTC(nn.Module):
     """The authors' AI-in-RTC 2019 winner: blocks without CCA, no concatenation, one residual around the trunk.
 
-    Arguments, shape and errors as IMDN. Source: github.com/Zheng222/IMDN.
+    Arguments, shape, errors and `fused` as IMDN. Source: github.com/Zheng222/IMDN.
     """
+
+    fused = True
 
     def __init__(self, nf: int = 12, num_modules: int = 16, scale: int = 3) -> None:
         super().__init__()
         check_scale(scale)
         check_distillation(nf)
         require(num_modules >= 1, f"modules is {num_modules}; IMDN_RTC needs at least 1")
-        self.head = Conv3x3(3, nf)
+        self.head = conv3x3(3, nf)
         self.blocks = nn.Sequential(*(IMDB(nf, attention=False) for _ in range(num_modules)))
         self.trunk_conv = conv1x1(nf, nf)
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = in_full_precision(self.head, x)
+        features = in_full_precision(self.run_head, x)
         return in_full_precision(self.upsampler, self.trunk_conv(self.blocks(features)) + features)
+
+    def run_head(self, x: Tensor) -> Tensor:
+        return run_conv(self.head, x, self.fused)
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

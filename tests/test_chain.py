@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model, chain
-from models.blocks import ActivatedSeparableConv, Conv3x3, DistillationBlock, ScaledPointwise, SeparableConv
+from models.blocks import ActivatedSeparableConv, DistillationBlock, Layers, ScaledPointwise, SeparableConv, conv3x3
 from models.chain import ChainStage, conv_chain
 from models.imdn import IMDB, SeparableIMDB
 from utils import native
@@ -53,8 +53,8 @@ CHAINS = {
 }
 KINDS = {
     "separable": lambda i: SeparableConv,
-    "plain": lambda i: Conv3x3,
-    "in turn": lambda i: (Conv3x3, SeparableConv)[i % 2],
+    "plain": lambda i: conv3x3,
+    "in turn": lambda i: (conv3x3, SeparableConv)[i % 2],
 }
 
 
@@ -86,7 +86,7 @@ def test_a_chain_computes_what_the_layers_do(name, kind, size):
 @needs_compiler
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     torch.manual_seed(0)
-    stages = [ChainStage(SeparableConv(6, 8), 2, 0.05), ChainStage(Conv3x3(6, 8), 4, 0.05), ChainStage(Conv3x3(4, 4))]
+    stages = [ChainStage(SeparableConv(6, 8), 2, 0.05), ChainStage(conv3x3(6, 8), 4, 0.05), ChainStage(conv3x3(4, 4))]
     x = torch.randn(2, 6, 37, 24)
     alone = results(conv_chain, x, stages)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)  # more than images: bands are shared out
@@ -103,7 +103,7 @@ def test_channels_last_is_taken_too():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("conv", "reach"), ((SeparableConv, 5), (Conv3x3, 8)))
+@pytest.mark.parametrize(("conv", "reach"), ((SeparableConv, 5), (conv3x3, 8)))
 def test_what_is_not_a_number_stays_so(conv, reach):
     x = torch.zeros(1, 4, 12, 8)
     x[0, 1, 3, 3] = float("nan")
@@ -118,7 +118,8 @@ def is_native(y):
 @needs_compiler
 def test_the_blocks_take_it_where_it_fits():
     x = torch.randn(1, 8, 6, 6)
-    for layer in (Conv3x3(8, 8), SeparableConv(8, 8), ActivatedSeparableConv(8, 8, 0.1), SeparableIMDB(8), IMDB(8)):
+    layers = (Layers(conv3x3(8, 8)), SeparableConv(8, 8), ActivatedSeparableConv(8, 8, 0.1), SeparableIMDB(8), IMDB(8))
+    for layer in layers:
         compute = layer.distil if isinstance(layer, DistillationBlock) else layer
         native_y = compute(x)
         for module in layer.modules():
@@ -150,13 +151,13 @@ def test_what_it_cannot_read_is_the_layers_to_run_or_to_refuse():
 
 @needs_compiler
 def test_wide_plain_convs_are_left_to_pytorch():
-    assert is_native(Conv3x3(chain.WIDE, 4)(torch.randn(1, chain.WIDE, 3, 3)))
-    assert not is_native(Conv3x3(chain.WIDE, chain.WIDE)(torch.randn(1, chain.WIDE, 3, 3)))
+    assert is_native(Layers(conv3x3(chain.WIDE, 4))(torch.randn(1, chain.WIDE, 3, 3)))
+    assert not is_native(Layers(conv3x3(chain.WIDE, chain.WIDE))(torch.randn(1, chain.WIDE, 3, 3)))
 
 
 @needs_compiler
 def test_channels_last_networks_are_left_to_pytorch():
-    conv, x = Conv3x3(4, 4).to(memory_format=torch.channels_last), torch.randn(1, 4, 3, 5)
+    conv, x = Layers(conv3x3(4, 4)).to(memory_format=torch.channels_last), torch.randn(1, 4, 3, 5)
     assert not is_native(conv(x.to(memory_format=torch.channels_last)))
 
 
@@ -173,10 +174,10 @@ def test_hooks_run():
 
 @needs_compiler
 def test_layers_after_it_may_work_in_place():
-    conv, x = Conv3x3(4, 4), torch.randn(1, 4, 5, 6)
-    gradients = []
-    for conv.fused in (True, False):
-        y = nn.LeakyReLU(0.1, inplace=True)(conv(x))
+    conv, x = conv3x3(4, 4), torch.randn(1, 4, 5, 6)
+    layers, gradients = Layers(conv, nn.LeakyReLU(0.1, inplace=True)), []
+    for layers.fused in (True, False):
+        y = layers(x)
         gradients.append(torch.autograd.grad((y * torch.arange(6.0)).sum(), conv.weight)[0])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
     activated = conv_chain(x, [ChainStage(conv, slope=0.1)])
@@ -187,7 +188,7 @@ def test_layers_after_it_may_work_in_place():
 
 @needs_compiler
 def test_a_second_differentiation_is_refused():
-    conv, x = Conv3x3(4, 4), torch.randn(1, 4, 5, 6, requires_grad=True)
+    conv, x = Layers(conv3x3(4, 4)), torch.randn(1, 4, 5, 6, requires_grad=True)
     (gradient,) = torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -246,7 +247,7 @@ def test_stages_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("narrower", ("-mno-avx512f", "-mno-avx"))
 def test_narrower_vectors_compute_the_same(narrower, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    stages, x = [ChainStage(SeparableConv(7, 9), 4, 0.05), ChainStage(Conv3x3(5, 3))], torch.randn(2, 7, 9, 37)
+    stages, x = [ChainStage(SeparableConv(7, 9), 4, 0.05), ChainStage(conv3x3(5, 3))], torch.randn(2, 7, 9, 37)
     wide = results(conv_chain, x, stages)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", f"{os.environ.get('CXX', 'c++')} {narrower}")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import needs_reference, reference, smooth_image, write_decoded
 
+import png2npy
 from dataset import (
     BenchmarkSet,
     DataError,
@@ -193,6 +194,14 @@ def test_a_missing_partner_is_named(decoded):
     (decoded / "DIV2K_train_LR_bicubic/X3/0002x3.npy").unlink()
     with pytest.raises(DataError, match=r"training .*X3: 0002"):
         find_pairs(decoded, "training", 3)
+
+
+def test_what_a_killed_conversion_leaves_is_no_image(decoded):
+    pairs = find_pairs(decoded, "training", 3)
+    for folder in ("DIV2K_train_HR", "DIV2K_train_LR_bicubic/X3"):
+        (decoded / folder / ".0002.3f2a.npy").touch()
+    assert find_pairs(decoded, "training", 3) == pairs
+    assert png2npy.main(["--check", str(decoded)]) == 0
 
 
 def test_an_lr_without_hr_is_named(decoded):

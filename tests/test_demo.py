@@ -540,7 +540,7 @@ def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, ca
     assert run(*flags) == 0
     (done,) = Path("taught").rglob("0001.npy")
     before = np.load(done)
-    for other in (["--ensemble"], ["--share", "0.5"]):
+    for other in (["--ensemble"], ["--share", "0.5"], ["--tile", "100"], ["--precision", "bfloat16"]):
         assert run(*flags, *other) == 1
         assert "--output taught was taught by tiny.safetensors, sha256 " in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(done), before)

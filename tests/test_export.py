@@ -28,7 +28,6 @@ def test_exported_networks_are_those_of_pytorch_at_any_size(name, tmp_path):
         lr = torch.rand(shape)
         with torch.inference_mode():
             assert (model(lr) - exported(lr)).abs().max() < 1e-4
-    assert all(module.fused for module in model.modules() if hasattr(module, "fused"))
 
 
 def test_tiles_run_through_onnxruntime(tmp_path):

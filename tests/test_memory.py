@@ -17,19 +17,22 @@ def test_available_memory_is_the_machine_s_or_the_container_s(tmp_path):
     assert available_bytes(tmp_path) == 2000 * 1024
     write(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
     write(tmp_path, "sys/fs/cgroup/memory.current", "1000\n")
+    write(tmp_path, "sys/fs/cgroup/memory.stat", "anon 500\ninactive_file 0\n")
     assert available_bytes(tmp_path) == 2000 * 1024
     write(tmp_path, "sys/fs/cgroup/memory.max", "5000\n")
     assert available_bytes(tmp_path) == 4000
     write(tmp_path, "proc/self/cgroup", "0::/slice/job/task\n")
     write(tmp_path, "sys/fs/cgroup/slice/job/memory.max", "3000\n")
-    write(tmp_path, "sys/fs/cgroup/slice/job/memory.current", "500\n")
+    write(tmp_path, "sys/fs/cgroup/slice/job/memory.current", "900\n")
+    write(tmp_path, "sys/fs/cgroup/slice/job/memory.stat", "inactive_file 400\nactive_file 100\n")  # cached files
     write(tmp_path, "sys/fs/cgroup/slice/job/task/memory.max", "max\n")
     write(tmp_path, "sys/fs/cgroup/slice/job/task/memory.current", "400\n")
     assert available_bytes(tmp_path) == 2500
     write(tmp_path, "proc/self/cgroup", "4:cpu,memory:/job\n1:name=systemd:/\n0::/\n")
     write(tmp_path, "sys/fs/cgroup/memory/job/memory.limit_in_bytes", "2000\n")
     write(tmp_path, "sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1900\n")
-    assert available_bytes(tmp_path) == 100
+    write(tmp_path, "sys/fs/cgroup/memory/job/memory.stat", "inactive_file 0\ntotal_inactive_file 200\n")
+    assert available_bytes(tmp_path) == 300
 
 
 def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):

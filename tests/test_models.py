@@ -1,11 +1,16 @@
+import copy
 import itertools
 from functools import partial
 
 import pytest
+import thop
 import torch
+import torch.nn as nn
 from conftest import needs_reference, reference
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import MODELS, build_model, complete_hyperparameters
+from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from utils.cost import count_cost
 
@@ -30,7 +35,7 @@ SMALL["DRLN_dw"] = {"num_modules": 4}
 SMALL |= {name: {"nf": 8, "num_modules": 2} for name in ("IMDN", "IMDN_RTC", "IMDN_dw")}
 
 
-def small(name: str, scale: int = 3) -> torch.nn.Module:
+def small(name: str, scale: int = 3) -> nn.Module:
     torch.manual_seed(0)
     return build_model(name, scale=scale, **SMALL[name])
 
@@ -67,12 +72,37 @@ def test_shape_at_odd_sizes(name, scale, size):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_other_programs_count_the_same(name):
+    """Plain thop and PyTorch's own counter, of which layers that run together could hide."""
+    model, image = small(name).eval(), torch.rand(1, 3, 64, 64)
+    gflops, mparams = count_cost(model, size=64)
+    macs, parameters = thop.profile(copy.deepcopy(model), inputs=(image,), verbose=False)
+    assert (2 * macs / 1e9, parameters / 1e6) == pytest.approx((gflops, mparams), rel=1e-12)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, rel=0.01)  # which leaves pooling out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_can_be_hooked(name):
+    model, ran = small(name), set()
+    layers = [layer for layer in model.modules() if not list(layer.children())]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: ran.add(layer))
+    model(torch.rand(1, 3, 8, 8))
+    assert ran == set(layers)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_gradient(name):
     model = small(name)
+    for attention in (m for m in model.modules() if isinstance(m, (ContrastAwareChannelAttention, LaplacianAttention))):
+        for conv in (m for m in attention.modules() if isinstance(m, nn.Conv2d)):
+            nn.init.ones_(conv.bias)  # or its few hidden units may be shut, and let no gradient through
     model(torch.rand(2, 3, 12, 12)).square().mean().backward()
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            assert parameter.grad is not None, f"no gradient for {parameter_name}"
+            assert parameter.grad is not None and parameter.grad.any(), f"no gradient for {parameter_name}"
             assert parameter.grad.isfinite().all(), f"gradient of {parameter_name} is not finite"
 
 
@@ -151,7 +181,7 @@ def test_starts_from_interpolation(name, scale):
     model, x = small(name, scale), torch.rand(1, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     random = model(x)
     model.start_from_interpolation()
-    bilinear = torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear")
+    bilinear = nn.functional.interpolate(x, scale_factor=scale, mode="bilinear")
 
     def error(sr):
         inside = (sr - bilinear)[..., 8 * scale : -8 * scale, 8 * scale : -8 * scale]
@@ -167,9 +197,9 @@ def test_starts_from_interpolation(name, scale):
 def test_blocks_do_not_round_what_passes_by(block, layout):
     block, x = block(8), torch.randn(1, 8, 4, 4).contiguous(memory_format=layout)
     for conv in block.c5.modules():
-        if isinstance(conv, torch.nn.Conv2d):
-            torch.nn.init.zeros_(conv.weight)
-            torch.nn.init.zeros_(conv.bias)
+        if isinstance(conv, nn.Conv2d):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(block(x), x)
 

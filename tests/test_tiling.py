@@ -1,3 +1,4 @@
+import math
 from contextlib import nullcontext
 
 import numpy as np
@@ -137,17 +138,24 @@ def test_a_tile_within_its_overlaps_is_an_error():
         super_resolve(small_conv(), random_image(80, 80), 3, tile=30)
 
 
-@pytest.mark.parametrize(("dtype", "refused"), ((torch.float16, True), (torch.bfloat16, False)))
-def test_what_float16_does_not_hold_is_refused(dtype, refused):
+@pytest.mark.parametrize(
+    ("weight", "dtype", "refused"),
+    (
+        (1e5, torch.float16, "overflow float16 on this picture; take bfloat16 or float32"),
+        (1e5, torch.bfloat16, None),
+        (math.nan, torch.float32, "overflow float32 on this picture$"),
+    ),
+)
+def test_values_that_are_not_finite_are_refused(weight, dtype, refused):
     class Loud(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 3, 1)
-            nn.init.constant_(self.conv.weight, 1e5)
+            nn.init.constant_(self.conv.weight, weight)
 
         def forward(self, x):
             return self.conv(x)
 
     image = np.full((4, 4, 3), 255, np.uint8)
-    with pytest.raises(ValueError, match="overflow float16") if refused else nullcontext():
+    with pytest.raises(ValueError, match=refused) if refused else nullcontext():
         super_resolve(Loud(), image, 1, dtype=dtype)

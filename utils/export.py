@@ -72,26 +72,19 @@ def export_onnx(model: nn.Module, path: Path, metadata: dict) -> float:
         import onnx
     except ImportError as error:
         raise CheckpointError(f"exporting needs onnx: {INSTALL}") from error
-    fused = [module for module in model.modules() if getattr(module, "fused", False)]
     axes = {"lr": {0: "n", 2: "height", 3: "width"}, "sr": {0: "n", 2: "sr_height", 3: "sr_width"}}
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's deprecation notice
-        for module in fused:
-            module.fused = False  # plain layers, which any runtime knows
-        try:
-            torch.onnx.export(
-                model,
-                (torch.rand(2, 3, 32, 40),),
-                temporary,
-                input_names=["lr"],
-                output_names=["sr"],
-                dynamic_axes=axes,
-                opset_version=17,
-                dynamo=False,
-            )
-        finally:
-            for module in fused:
-                module.fused = True
+        torch.onnx.export(
+            model,
+            (torch.rand(2, 3, 32, 40),),
+            temporary,
+            input_names=["lr"],
+            output_names=["sr"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
         exported = onnx.load(temporary)
         onnx.helper.set_model_props(exported, {METADATA_KEY: json.dumps(metadata)})
         onnx.save(exported, temporary)

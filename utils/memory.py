@@ -58,20 +58,29 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 
 def group_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Bytes allowed and used of each control group around this process, of versions 1 and 2."""
+    """Bytes allowed and used of each control group around this process, of versions 1 and 2.
+
+    File contents that nobody has read lately do not count as used: the kernel drops them for whoever asks.
+    """
     try:
         own = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
         own = []
-    for kind, top, names in (
-        ("", root / "sys/fs/cgroup", ("memory.max", "memory.current")),
-        ("memory", root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    for kind, top, names, idle in (
+        ("", root / "sys/fs/cgroup", ("memory.max", "memory.current"), "inactive_file"),
+        (
+            "memory",
+            root / "sys/fs/cgroup/memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "total_inactive_file",
+        ),
     ):
         paths = [top / path.lstrip("/") for _, controllers, path in own if kind in controllers.split(",")]
         for group in {top, *(above for path in paths for above in (path, *path.parents) if top in above.parents)}:
             try:
-                limit, used = ((group / name).read_text().strip() for name in names)
+                limit, used, counters = ((group / name).read_text() for name in (*names, "memory.stat"))
             except OSError:  # no such group, or one without a limit of its own
                 continue
-            if limit != "max":
-                yield int(limit), int(used)
+            if limit.strip() != "max":
+                idle_bytes = dict(line.split() for line in counters.splitlines()).get(idle, 0)
+                yield int(limit), int(used) - int(idle_bytes)

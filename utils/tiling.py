@@ -146,7 +146,7 @@ def super_resolve(
     Returns:
         (scale·H, scale·W, 3) of the image's type; clamped and rounded.
     Raises:
-        ValueError: a tile not longer than its overlaps, or values that float16 does not hold.
+        ValueError: a tile not longer than its overlaps, or values that `dtype` does not hold.
     """
     device = getattr(model, "device", None) or next(model.parameters()).device
     height, width = image.shape[:2]
@@ -188,8 +188,9 @@ def super_resolve_row(
             lr = lr.contiguous()  # cuDNN's float32 convs are slower in channels_last
         with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             tiles = model(lr).float()
-        if dtype == torch.float16 and not tiles.isfinite().all():
-            raise ValueError("the network's values overflow float16 on this picture; take bfloat16 or float32")
+        if not tiles.isfinite().all():
+            more = "; take bfloat16 or float32" if dtype == torch.float16 else ""
+            raise ValueError(f"the network's values overflow {str(dtype).removeprefix('torch.')} on this picture{more}")
         if len(columns) == 1:
             return tiles[0]
         for span, sr in zip(spans, tiles):

@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import statistics
 from collections.abc import Sequence
+from queue import Empty
 
 import numpy as np
 import torch
@@ -50,6 +51,16 @@ def measure(queue, network: tuple[str, int, int], width: int, height: int, way: 
     queue.put(json.dumps({"seconds": time, "peak_mb": peak / 2**20}))
 
 
+def result_of(process: multiprocessing.Process, queue: multiprocessing.Queue) -> str:
+    """What the process put into the queue; ends the benchmark where it died without, as for lack of memory."""
+    while True:
+        try:
+            return queue.get(timeout=1)
+        except Empty:
+            if process.exitcode:
+                raise SystemExit(f"error: a measurement ended with exit code {process.exitcode}") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv, __doc__, rounds=3, largest_width=3840)
     context = multiprocessing.get_context("forkserver")
@@ -64,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 settings = (queue, network, width, height, way, args.device, args.rounds)
                 process = context.Process(target=measure, args=settings)
                 process.start()
-                found[way] = json.loads(queue.get())
+                found[way] = json.loads(result_of(process, queue))
                 process.join()
             megapixels = width * height / 1e6
             rows.append(
