@@ -46,6 +46,11 @@ class Pair:
 
 
 def open_array(source: Path | np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8, memory-mapped where it is a file.
+
+    Raises:
+        DataError: a file that png2npy.py did not write; named.
+    """
     if isinstance(source, np.ndarray):
         return source
     try:
@@ -450,6 +455,11 @@ def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, n
 
 
 def read_named(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file.
+
+    Raises:
+        DataError: not an image that `read_rgb` takes; named.
+    """
     try:
         return read_rgb(path)
     except (ValueError, OSError) as error:

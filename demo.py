@@ -76,59 +76,80 @@ FIGURE = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(__doc__)
-    network = parser.add_argument_group("network")
-    network.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
-    network.add_argument("--all", action="store_true", help="every file in checkpoint/")
-    network.add_argument(
+    add_network_flags(parser)
+    add_scoring_flags(parser)
+    add_upscaling_flags(parser)
+    add_other_flags(parser)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def add_network_flags(parser: FlagParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
+    group.add_argument("--all", action="store_true", help="every file in checkpoint/")
+    group.add_argument(
         "--model", choices=list(MODELS), help="published weights, weights that do not say, or --cost-only"
     )
-    network.add_argument("--nf", type=int, help="features, likewise")
-    network.add_argument("--modules", type=int, help="blocks, likewise")
-    network.add_argument("--scale", type=int, choices=(2, 3, 4), help="likewise")
-    network.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
-    network.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
-    scoring = parser.add_argument_group("scoring")
-    scoring.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
-    scoring.add_argument("--set5", type=Path, help="folder with LRbicx3/ and original/ (default: Set5, or fetched)")
-    scoring.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
-    scoring.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
-    scoring.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
-    scoring.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs")
-    scoring.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training")
-    scoring.add_argument("--training", action="store_true", help="with --all: how each was trained, from its metadata")
-    scoring.add_argument(
+    group.add_argument("--nf", type=int, help="features, likewise")
+    group.add_argument("--modules", type=int, help="blocks, likewise")
+    group.add_argument("--scale", type=int, choices=(2, 3, 4), help="likewise")
+    group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
+    group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
+
+
+def add_scoring_flags(parser: FlagParser) -> None:
+    group = parser.add_argument_group("scoring")
+    group.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
+    group.add_argument("--set5", type=Path, help="folder with LRbicx3/ and original/ (default: Set5, or fetched)")
+    group.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
+    group.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
+    group.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
+    group.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs")
+    group.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training")
+    group.add_argument("--training", action="store_true", help="with --all: how each was trained, from its metadata")
+    group.add_argument(
         "--publish", action="store_true", help="score --checkpoint by both protocols and copy it to checkpoint/"
     )
-    scoring.add_argument("--data-note", help="with --publish: what the training data was, in words")
-    upscaling = parser.add_argument_group("upscaling")
-    upscaling.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
-    upscaling.add_argument(
+    group.add_argument("--data-note", help="with --publish: what the training data was, in words")
+
+
+def add_upscaling_flags(parser: FlagParser) -> None:
+    group = parser.add_argument_group("upscaling")
+    group.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
+    group.add_argument(
         "--teach",
         type=Path,
         metavar="DIR",
         help="decoded set to write to --output, each training image as the network makes it of its LR",
     )
-    upscaling.add_argument(
+    group.add_argument(
         "--share", type=float, default=1.0, help="of the network in --teach's images (1; below: averaged with the HR)"
     )
-    upscaling.add_argument("--output", type=Path, help="image or folder to write")
-    upscaling.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
-    upscaling.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
-    upscaling.add_argument("--batch", type=int, help="tiles at once (default: what memory allows)")
-    upscaling.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
-    upscaling.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
-    upscaling.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
-    upscaling.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
-    elsewhere = parser.add_argument_group("elsewhere")
-    elsewhere.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
-    elsewhere.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
-    elsewhere.add_argument("--port", type=int, help="of --web (default: the first free one from 7860)")
-    elsewhere.add_argument(
+    group.add_argument("--output", type=Path, help="image or folder to write")
+    group.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
+    group.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
+    group.add_argument("--batch", type=int, help="tiles at once (default: what memory allows)")
+    group.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
+    group.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
+    group.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
+    group.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
+
+
+def add_other_flags(parser: FlagParser) -> None:
+    group = parser.add_argument_group("elsewhere")
+    group.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
+    group.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
+    group.add_argument("--port", type=int, help="of --web (default: the first free one from 7860)")
+    group.add_argument(
         "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_args(argv)
     check_flags(parser, args)
     try:

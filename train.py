@@ -40,7 +40,7 @@ from dataset import (
     sample_pairs,
 )
 from models import MODELS, build_model, chain, complete_hyperparameters, tail
-from utils.checkpoint import CheckpointError, load_state, network_name, read_weights, save_state, save_weights
+from utils.checkpoint import CheckpointError, load_state, network_name, save_state, save_weights, take_weights
 from utils.cost import count_cost
 from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
@@ -92,35 +92,45 @@ class TrainingError(RuntimeError):
 
 def make_parser() -> FlagParser:
     parser = FlagParser(__doc__)
-    switch = argparse.BooleanOptionalAction
-    network = parser.add_argument_group("network (sizes default to the report's best row)")
-    network.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
-    network.add_argument("--nf", type=int, help="features")
-    network.add_argument("--modules", type=int, help="blocks")
-    network.add_argument("--scale", type=int, choices=(2, 3, 4), default=3)
-    network.add_argument(
+    add_network_flags(parser)
+    add_data_flags(parser)
+    add_optimisation_flags(parser)
+    add_run_flags(parser)
+    return parser
+
+
+def add_network_flags(parser: FlagParser) -> None:
+    group = parser.add_argument_group("network (sizes default to the report's best row)")
+    group.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
+    group.add_argument("--nf", type=int, help="features")
+    group.add_argument("--modules", type=int, help="blocks")
+    group.add_argument("--scale", type=int, choices=(2, 3, 4), default=3)
+    group.add_argument(
         "--init",
         default="default",
         help="`default`: random; `interpolation`: near bilinear; or a file of weights to go on from, such as another"
         " run's best.safetensors, a shallower network's, or the IMDN authors' .pth",
     )
-    data = parser.add_argument_group("data")
-    data.add_argument(
+
+
+def add_data_flags(parser: FlagParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
         "--data",
         nargs="+",
         default=["DIV2K_decoded", "Flickr2K_decoded"],
         help="decoded sets (folders that png2npy.py wrote), or `sample`",
     )
-    data.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1 for two, else 1 each)")
-    data.add_argument("--patch", type=int, default=192, help="HR pixels")
-    data.add_argument(
+    group.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1 for two, else 1 each)")
+    group.add_argument("--patch", type=int, default=192, help="HR pixels")
+    group.add_argument(
         "--detail",
         type=float,
         default=0.0,
         metavar="POWER",
         help="draw patches as often as they hold detail, to this power; try 1 (0: every crop as often)",
     )
-    data.add_argument(
+    group.add_argument(
         "--noise",
         type=float,
         default=0.0,
@@ -128,19 +138,23 @@ def make_parser() -> FlagParser:
         help="of the patches that are noise and patterns instead of photos: a network with attention may else answer"
         " such images with huge values; try 0.05",
     )
-    data.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
-    data.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
-    data.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
-    data.add_argument(
+    group.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
+    group.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
+    group.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
+    group.add_argument(
         "--cache",
         choices=("auto", "disk", "ram", "device"),
         default="auto",
         help="where decoded images stay: memory-mapped, in RAM, or on the GPU (auto: the fastest that has room)",
     )
-    data.add_argument("--workers", type=int, help="loader threads (default: 2 with a GPU, else 0)")
-    optimisation = parser.add_argument_group("optimisation (defaults are the report's)")
-    optimisation.add_argument("--batch", type=int, default=16, help="of all processes together")
-    length = optimisation.add_mutually_exclusive_group()
+    group.add_argument("--workers", type=int, help="loader threads (default: 2 with a GPU, else 0)")
+
+
+def add_optimisation_flags(parser: FlagParser) -> None:
+    switch = argparse.BooleanOptionalAction
+    group = parser.add_argument_group("optimisation (defaults are the report's)")
+    group.add_argument("--batch", type=int, default=16, help="of all processes together")
+    length = group.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, default=2000)
     length.add_argument(
         "--minutes",
@@ -148,53 +162,59 @@ def make_parser() -> FlagParser:
         help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
         " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
     )
-    optimisation.add_argument("--iterations", type=int, default=1000, help="an epoch")
-    optimisation.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
-    optimisation.add_argument(
+    group.add_argument("--iterations", type=int, default=1000, help="an epoch")
+    group.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
+    group.add_argument(
         "--loss",
         choices=list(LOSSES),
         default="l1",
         help="fourier: l1 of the pixels and of their Fourier coefficients; psnr: minus the mean PSNR, for a last leg",
     )
-    optimisation.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
-    optimisation.add_argument(
+    group.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    group.add_argument(
         "--schedule",
         choices=("report", "cosine"),
         default="report",
         help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run",
     )
-    optimisation.add_argument(
-        "--lr-min", type=float, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
-    )
-    optimisation.add_argument("--anneal-epochs", type=int, default=1000, help="of --schedule report")
-    optimisation.add_argument(
+    group.add_argument("--lr-min", type=float, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)")
+    group.add_argument("--anneal-epochs", type=int, default=1000, help="of --schedule report")
+    group.add_argument(
         "--warmup", type=int, help="iterations (default: 0 for report; 100 for cosine, a tenth of the run at most)"
     )
-    optimisation.add_argument("--precondition-every", type=int, default=10, help="steps between SOAP's eigenbases")
-    optimisation.add_argument(
-        "--cautious", action=switch, default=False, help="SOAP moves no weight up the gradient of the present batch"
+    group.add_argument("--precondition-every", type=int, default=10, help="steps between SOAP's eigenbases")
+    group.add_argument(
+        "--cautious",
+        action=switch,
+        default=False,
+        help="SOAP moves no weight up the gradient of the present batch",
     )
-    optimisation.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights; 0: none")
-    optimisation.add_argument("--clip", type=float, default=0.0, help="largest gradient norm; 0: none")
-    optimisation.add_argument("--seed", type=int, default=0)
-    run = parser.add_argument_group("run")
-    run.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    run.add_argument("--bf16", action=switch, help="bfloat16 autocast (default: on GPUs that have it)")
-    run.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
-    run.add_argument(
-        "--graph", action=switch, help="replay each step as a CUDA graph (default: on GPUs, where one process trains)"
+    group.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights; 0: none")
+    group.add_argument("--clip", type=float, default=0.0, help="largest gradient norm; 0: none")
+    group.add_argument("--seed", type=int, default=0)
+
+
+def add_run_flags(parser: FlagParser) -> None:
+    switch = argparse.BooleanOptionalAction
+    group = parser.add_argument_group("run")
+    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    group.add_argument("--bf16", action=switch, help="bfloat16 autocast (default: on GPUs that have it)")
+    group.add_argument("--compile", action=switch, help="torch.compile (default: on GPUs)")
+    group.add_argument(
+        "--graph",
+        action=switch,
+        help="replay each step as a CUDA graph (default: on GPUs, where one process trains)",
     )
-    run.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
-    run.add_argument("--eval-every", type=int, default=1, help="epochs")
-    run.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
-    run.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
-    run.add_argument(
+    group.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
+    group.add_argument("--eval-every", type=int, default=1, help="epochs")
+    group.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
+    group.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
+    group.add_argument(
         "--resume",
         type=Path,
         help="training state to go on from; its flags hold but for those of the machine. auto: last.pth of --save-dir,"
         " or a new run where there is none yet, for jobs that are started again and again by one command",
     )
-    return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict | None]:
@@ -644,7 +664,8 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     elif args.init == "interpolation":
         model.start_from_interpolation()
     elif args.init != "default":
-        metadata = start_from_file(model, Path(args.init))
+        taken, metadata = take_weights(model, Path(args.init))
+        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
         if not run.commands:  # others' weights, which do not say how they were trained
@@ -669,31 +690,6 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         if ema:
             ema.model.load_state_dict(state["ema"])
     return Learner(model, ema, optimizer), run
-
-
-def widen(kernel: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """A conv that fuses fewer blocks made to fuse more: the new ones weigh nothing, so the network does as before."""
-    if kernel.ndim != 4 or kernel.shape[1] >= shape[1]:
-        return kernel
-    return F.pad(kernel, (0, 0, 0, 0, 0, shape[1] - kernel.shape[1]))
-
-
-def start_from_file(model: nn.Module, path: Path) -> dict:
-    """Takes the tensors that fit, so that a shallower network's will do; returns the file's metadata."""
-    weights, metadata = read_weights(path)
-    name = type(model).__name__
-    if metadata.get("training_state"):
-        raise TrainingError(f"--init {path}: a training state; give the best.safetensors beside it, or --resume")
-    if metadata.get("model") != name:
-        raise TrainingError(f"--init {path}: holds {metadata.get('model', 'an unknown network')}, not {name}")
-    own = model.state_dict()
-    if weights["head.weight"].shape != own["head.weight"].shape:
-        raise TrainingError(f"--init {path}: holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
-    fitting = {name: widen(tensor, own[name].shape) for name, tensor in weights.items() if name in own}
-    fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
-    model.load_state_dict(fitting, strict=False)
-    print(f"{len(fitting)} of {len(own)} tensors start from {path}")
-    return metadata
 
 
 def check_writable(folder: Path) -> None:

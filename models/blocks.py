@@ -36,7 +36,7 @@ def run_conv(conv: nn.Conv2d, x: Tensor, fused: bool) -> Tensor:
 
 
 class Layers(nn.Sequential):
-    """Layers in a row; `fused` runs its 3×3 convs by C++ on the CPU."""
+    """Layers in a row; `fused` runs the 3×3 convs among them by C++ on the CPU."""
 
     fused = True
 
@@ -52,7 +52,7 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them.
+    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them: (N, in, H, W) -> (N, out, H, W).
 
     `fused` runs the two in one pass on the CPU; without it both run as modules.
     """
@@ -155,7 +155,7 @@ class DistillationBlock(nn.Module):
     """The IMDB's three-fold split: each step keeps a quarter of the channels and refines the rest.
 
     Subclasses set the convs, c1 to c3 before the three splits and c4 of what is left, and what follows the
-    concatenation of the four kept quarters.
+    concatenation of the four kept quarters. Shape: (N, nf, H, W) -> the same.
 
     `fused` computes the block faster, on the CPU by C++; it can then be differentiated once. Without it, or where
     hooks, a trace or a dispatch mode watch the layers (to count their costs, for one), each runs as a module.
@@ -179,6 +179,7 @@ class DistillationBlock(nn.Module):
         return [ChainStage(c, self.sizes[0], self.act.negative_slope) for c in (self.c1, self.c2, self.c3)] + [last]
 
     def distil(self, x: Tensor) -> Tensor:
+        """The four kept quarters, concatenated: (N, nf, H, W) -> the same."""
         stages = self.stages()
         if self.fused and not is_watched(self.act) and runs_native(x, *(stage.conv for stage in stages)):
             return conv_chain(x, stages)

@@ -47,6 +47,7 @@ class LaplacianAttention(nn.Module):
 
     The pooled map is 1×1, so only the centre tap of each 3×3 kernel meets data; the others see zero padding.
     `fused` multiplies by those alone, where nothing watches the layers; without it each runs as a module.
+    Shape: (N, nf, H, W) -> the same.
     """
 
     fused = True
@@ -74,7 +75,7 @@ class LaplacianAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """conv, ReLU, conv, add the input, ReLU."""
+    """conv, ReLU, conv, add the input, ReLU: (N, channels, H, W) -> the same."""
 
     def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = conv3x3) -> None:
         super().__init__()
@@ -85,7 +86,10 @@ class ResidualBlock(nn.Module):
 
 
 class DRLM(nn.Module):
-    """Densely residual Laplacian module: residual blocks, each on the concatenation of all before it."""
+    """Densely residual Laplacian module: residual blocks, each on the concatenation of all before it.
+
+    Shape: (N, nf, H, W) -> the same.
+    """
 
     def __init__(self, nf: int, residual_blocks: int, hidden: int) -> None:
         super().__init__()
@@ -102,6 +106,7 @@ class DRLM(nn.Module):
 class DenseGroups(nn.Module):
     """Blocks in groups: what a group began with and its blocks so far are compressed to nf after every block.
 
+    Shape: (N, nf, H, W) -> the same.
     Args:
         sizes: blocks of each group.
         block: makes a block.
@@ -228,7 +233,10 @@ class DRLN_narrow(MeanShiftedDRLN):
 
 
 class SeparableDRLM(nn.Module):
-    """The second attempt's block: one residual block, concatenated and compressed, every conv depthwise-separable."""
+    """The second attempt's block: one residual block, concatenated and compressed, every conv depthwise-separable.
+
+    Shape: (N, nf, H, W) -> the same.
+    """
 
     def __init__(self, nf: int) -> None:
         super().__init__()
@@ -269,7 +277,10 @@ class DRLN_dw(MeanShiftedDRLN):
 
 
 class DistillationDRLM(SeparableDistillationBlock):
-    """The third attempt's block: an IMDB's splits on depthwise-separable convs, then Laplacian attention."""
+    """The third attempt's block: an IMDB's splits on depthwise-separable convs, then Laplacian attention.
+
+    Shape as DistillationBlock.
+    """
 
     def __init__(self, nf: int) -> None:
         super().__init__(nf, negative_slope=0.01, last_act=True)
@@ -281,7 +292,10 @@ class DistillationDRLM(SeparableDistillationBlock):
 
 
 class PairedTrunk(nn.Module):
-    """The third attempt's wiring: blocks in pairs, the first compression seeing only the second block."""
+    """The third attempt's wiring: blocks in pairs, the first compression seeing only the second block.
+
+    Shape: (N, nf, H, W) -> the same.
+    """
 
     def __init__(self, nf: int, pairs: int) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
 class ContrastAwareChannelAttention(nn.Module):
     """CCA: scales each channel by a gate computed from its standard deviation plus its mean.
 
-    Source: IMDN (arXiv 1909.11856), eq. 5.
+    Shape: (N, channels, H, W) -> the same. Source: IMDN (arXiv 1909.11856), eq. 5.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -118,7 +118,7 @@ def add_product(x: Tensor, matrix: Tensor, bias: Tensor, h: Tensor) -> Tensor:
 
 
 class IMDB(DistillationBlock):
-    """Information multi-distillation block; `attention=False` gives the RTC variant's."""
+    """Information multi-distillation block; `attention=False` gives the RTC variant's. Shape as DistillationBlock."""
 
     def __init__(self, nf: int, attention: bool = True) -> None:
         super().__init__(nf)
@@ -153,7 +153,10 @@ class IMDB(DistillationBlock):
 
 
 class SeparableIMDB(SeparableDistillationBlock):
-    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them."""
+    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them.
+
+    Shape as DistillationBlock.
+    """
 
     def __init__(self, nf: int) -> None:
         super().__init__(nf)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -196,3 +197,33 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {name} {sizes}: {reason[:200]}") from error
     return model.eval(), {**metadata, "model": name, "hyperparameters": sizes}
+
+
+def take_weights(model: nn.Module, path: Path) -> tuple[int, dict]:
+    """Gives a network the tensors of a file that fit it, so that a shallower or ×2 network's will do.
+
+    Returns:
+        How many of the network's tensors came from the file, and the file's metadata.
+    Raises:
+        CheckpointError: unreadable, a training state, or of another family or number of features.
+    """
+    weights, metadata = read_weights(path)
+    name = type(model).__name__
+    if metadata.get("training_state"):
+        raise CheckpointError(f"{path} is a training state; give the best.safetensors beside it, or --resume")
+    if metadata.get("model") != name:
+        raise CheckpointError(f"{path} holds {metadata.get('model', 'an unknown network')}, not {name}")
+    own = model.state_dict()
+    if weights["head.weight"].shape != own["head.weight"].shape:
+        raise CheckpointError(f"{path} holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
+    fitting = {name: widened(tensor, own[name].shape) for name, tensor in weights.items() if name in own}
+    fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting), metadata
+
+
+def widened(kernel: Tensor, shape: torch.Size) -> Tensor:
+    """A conv that fuses fewer blocks made to fuse more: the new ones weigh nothing, so the network does as before."""
+    if kernel.ndim != 4 or kernel.shape[1] >= shape[1]:
+        return kernel
+    return F.pad(kernel, (0, 0, 0, 0, 0, shape[1] - kernel.shape[1]))
