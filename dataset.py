@@ -419,7 +419,8 @@ class BenchmarkSet:
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder")
         if not (files := list_images(folder)):
-            raise DataError(f"{folder} holds no images")
+            below = natsorted(str(f) for f in folder.iterdir() if f.is_dir() and list_images(f))
+            raise DataError(f"{folder} holds no images" + (f"; {' and '.join(below)} do" if below else ""))
         items = []
         for file in files:
             if any(name == file.stem for name, _, _ in items):

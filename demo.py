@@ -38,7 +38,7 @@ from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
-from utils.files import atomic_path, files_below, is_made_from
+from utils.files import atomic_path, check_writable, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images
@@ -63,7 +63,7 @@ MODES = {
     "cost_only": SIZES | {"json"},
     "training": {"all"},
     "all": {"ensemble", "protocol", "set5", "benchmark", "json", "plot", "curves"},
-    "publish": {"checkpoint", "set5", "benchmark", "data_note"},
+    "publish": {"checkpoint", "set5", "benchmark", "data_note", "overwrite"},
     "export": SIZES | {"checkpoint"},
     "web": RUNS - {"backend"} | TILES | {"port"},
     "teach": RUNS | TILES | {"output", "share"},
@@ -129,7 +129,7 @@ def add_upscaling_flags(parser: FlagParser) -> None:
         "--share", type=float, default=1.0, help="of the network in --teach's images (1; below: averaged with the HR)"
     )
     group.add_argument("--output", type=Path, help="image or folder to write")
-    group.add_argument("--overwrite", action="store_true", help="replace what --output holds already")
+    group.add_argument("--overwrite", action="store_true", help="replace what --output, or checkpoint/, holds already")
     group.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
     group.add_argument("--batch", type=int, help="tiles at once (default: what memory allows)")
     group.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
@@ -181,8 +181,9 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     if args.plot and (args.ensemble or args.benchmark or args.protocol != "course"):
         parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
     if stray := natsorted(given - MODES[mode]):
-        where = "scoring" if mode == "scoring" else spelt(mode)
-        parser.error(f"{spelt(stray[0])} does not go with {where}, which takes {spelt(*natsorted(MODES[mode]))}")
+        if mode == "scoring":
+            parser.error(f"{spelt(stray[0])} goes with {spelt(*(m for m in MODES if stray[0] in MODES[m]))}")
+        parser.error(f"{spelt(stray[0])} does not go with {spelt(mode)}, which takes {spelt(*natsorted(MODES[mode]))}")
     if mode == "cost_only" and not args.model:
         parser.error("--cost-only needs --model")
     if mode == "publish" and not args.checkpoint:
@@ -424,6 +425,7 @@ def publish(args: argparse.Namespace) -> None:
         )
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
+    before = {name.lower(): scores for name, scores in before.items()}  # as "b100 paper"
     if args.benchmark and args.benchmark.name == "Set5":
         raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     scale, metrics = metadata["hyperparameters"]["scale"], {}
@@ -438,10 +440,12 @@ def publish(args: argparse.Namespace) -> None:
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
     if args.data_note:
         metadata["data"]["note"] = args.data_note
-    save_weights(target, model.cpu(), metadata)
     for name, result in metrics.items():
-        replaced = f", before {before[name]['average_psnr_db']:.3f} dB" if name in before else ""
+        replaced = f", before {before[name.lower()]['average_psnr_db']:.3f} dB" if name.lower() in before else ""
         print(f"{target.name}: {name} {result['average_psnr_db']:.3f} dB{replaced}")
+    if target.exists() and not args.overwrite:
+        raise DataError(f"{target} exists and was left as it is; --overwrite replaces it")
+    save_weights(target, model.cpu(), metadata)
 
 
 def print_cost(args: argparse.Namespace) -> None:
@@ -468,9 +472,10 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         files, root = list_images(source, recursive=True), source
         files = [f for f in files if not is_output(f, source, target)]
     elif source.is_file():
-        if not target.is_dir() and target.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder that exists")
-        return [(source, target / source.name if target.is_dir() else target)]
+        is_folder = target.is_dir() or not target.suffix
+        if not is_folder and target.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder")
+        return [(source, target / source.name if is_folder else target)]
     elif any(character in str(source) for character in "*?["):
         files, root = [Path(f) for f in natsorted(glob.glob(str(source), recursive=True)) if Path(f).is_file()], None
     else:
@@ -639,7 +644,10 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     written = path.read_text(encoding="utf-8") if path.exists() else None
     if written != record and holds_arrays(args.output):
         found = f"was taught by {written}" if written else f"holds images and no {TEACHER}"
-        raise DataError(f"--output {args.output} {found}, not by {record}; give another folder")
+        asked = [part for part in record.split(", ") if part not in (written or "").split(", ")]
+        raise DataError(
+            f"--output {args.output} {found}; this call is by {', '.join(asked) or 'less'}; give another folder"
+        )
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")
 
@@ -680,7 +688,15 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
     return lambda photo: (upscale_photo(model, scale, photo, args), scale)
 
 
+def check_targets(args: argparse.Namespace) -> None:
+    """Raises OSError where what will be written could not be, before the work is done."""
+    for flag in ("output", *WRITES):
+        if path := getattr(args, flag):
+            check_writable(path if path.is_dir() else path.parent, f"--{flag} {path}")
+
+
 def run(args: argparse.Namespace) -> int:
+    check_targets(args)
     if args.cost_only:
         print_cost(args)
     elif args.training:

@@ -15,7 +15,6 @@ import math
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from natsort import natsorted
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
-from utils.files import locked, nearest_existing
+from utils.files import check_writable, locked
 from utils.flags import FlagParser, first_line, stop
 from utils.hardware import check_device, hardware, without_tf32
 from utils.images import list_images
@@ -386,6 +386,8 @@ def why_empty(root: Path) -> str:
         )
     if not root.is_dir():
         return f"--data {root} is not a folder"
+    if sets := natsorted({str(folder.parent) for folder in root.glob("*/*_HR")}):
+        return f"--data {root} holds sets in folders of their own; name them: --data {' '.join(sets)}"
     if list_images(root, recursive=True):
         return f"--data {root} holds images; decode them: python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
@@ -422,7 +424,11 @@ def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
     """Tells where the flags of a resumed run change its rate: a stretched cosine goes back up."""
     was, now = learning_rate(step, argparse.Namespace(**before)), learning_rate(step, args)
     if abs(now - was) > 0.01 * was:
-        print(f"warning: these flags change the learning rate from {was:.2e} to {now:.2e}", file=sys.stderr)
+        print(
+            f"warning: these flags change the learning rate from {was:.2e} to {now:.2e}; --init, with the weights and a"
+            " --save-dir of its own, begins another schedule instead",
+            file=sys.stderr,
+        )
 
 
 @torch.inference_mode()
@@ -692,15 +698,6 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     return Learner(model, ema, optimizer), run
 
 
-def check_writable(folder: Path) -> None:
-    """Raises TrainingError where a run could not be saved; leaves nothing."""
-    nearest = nearest_existing(folder)
-    try:
-        tempfile.TemporaryDirectory(dir=nearest).cleanup()  # permission bits tell nothing of /proc or a full disk
-    except OSError as error:
-        raise TrainingError(f"--save-dir {folder}: {nearest} is not a folder that can be written to") from error
-
-
 def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.Namespace) -> None:
     """Raises TrainingError where a run would write over another, has ended, or is not at one epoch on all ranks."""
     (epochs,) = ranks.sum((run.epoch,), args.device)
@@ -760,7 +757,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     learner, run = build(args, state)
     args.save_dir = save_dir(args)
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
-    check_writable(args.save_dir)
+    check_writable(args.save_dir, f"--save-dir {args.save_dir}")
     with locked(args.save_dir) if ranks.is_first else nullcontext():
         check_can_go_on(run, state, ranks, args)
         train_set, valid_set, set5 = open_data(args)

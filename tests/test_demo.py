@@ -256,7 +256,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     [
         (["--cost-only"], "--cost-only needs --model"),
         (["--cost-only", "--model", "IMDN", "--csv", "a"], "--csv does not go with --cost-only, which takes --json"),
-        (["--tile", "0"], "--tile does not go with scoring"),
+        (["--tile", "0"], "--tile goes with --web, --teach, --compare, --input"),
         (["--input", "a.png", "--output", "b.png", "--tile", "0"], "needs at least 1"),
         (["--backend", "onnxruntime"], "needs --checkpoint"),
         (["--backend", "onnxruntime", "--checkpoint", "a.onnx", "--nf", "9"], "says which network"),
@@ -264,7 +264,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--export", "a.onnx", "--csv", "b"], "--csv does not go with --export"),
         (["--export", "a.onnx", "--ensemble"], "--ensemble does not go with --export"),
         (["--input", "a.png"], "--input needs --output"),
-        (["--output", "a.png"], "--output does not go with scoring"),
+        (["--output", "a.png"], "--output goes with --teach, --input"),
         (["--teach", "a"], "--teach needs --output"),
         (["--teach", "a", "--output", "b"], "--checkpoint or --model, the network that teaches"),
         (["--teach", "a", "--input", "b.png"], "--input does not go with --teach"),
@@ -273,7 +273,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--web"], "does not go with --web"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "--json does not go with --teach"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--share", "0"], "must be above 0 and at most 1"),
-        (["--port", "1"], "--port does not go with scoring"),
+        (["--port", "1"], "--port goes with --web"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--all", "--scale", "2"], "--scale does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
@@ -285,10 +285,10 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--all", "--training", "--json"], "--json does not go with --training"),
         (["--publish"], "--publish needs --checkpoint"),
         (["--publish", "--checkpoint", "a", "--csv", "b"], "--csv does not go with --publish"),
-        (["--data-note", "a"], "--data-note does not go with scoring"),
+        (["--data-note", "a"], "--data-note goes with --publish"),
         (["--compare", "a.png"], "--compare needs --input or --hr"),
-        (["--hr", "a.png"], "--hr does not go with scoring"),
-        (["--overwrite"], "--overwrite does not go with scoring"),
+        (["--hr", "a.png"], "--hr goes with --compare"),
+        (["--overwrite"], "--overwrite goes with --publish, --input"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--all", "--tile", "9"], "--tile does not go with --all"),
         (["--csv", "photo.png"], "--csv photo.png: its name must end in .csv"),
@@ -401,6 +401,22 @@ def test_one_image_that_fails_does_not_stop_the_folder(set5, monkeypatch, capsys
     assert "babyx3.png: too small" in capsys.readouterr().err and len(list(Path("out").iterdir())) == 4
 
 
+def test_pictures_go_into_a_folder_where_the_output_names_none(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("a.png", "b.png"):
+        write_rgb(tmp_path / "home/in" / name, smooth_image(8, 9))
+    assert run("--input", "~/in/a.png", "--output", "one") == 0 and Path("one/a.png").is_file()
+    assert run("--input", "~/in/*.png", "--output=~/out") == 0 and (tmp_path / "home/out/b.png").is_file()
+
+
+@pytest.mark.parametrize("flag", ("--output", "--compare"))
+def test_a_target_that_cannot_be_written_is_told_before_the_work(published, monkeypatch, capsys, flag):
+    write_rgb(Path("a.png"), smooth_image(8, 9))
+    monkeypatch.setattr(demo, "super_resolve", lambda *_: pytest.fail("worked in vain"))
+    assert run("--input", "a.png", flag, "a.png/x.png") == 1
+    assert f"{flag} a.png/x.png: a.png is not a folder that can be written to" in capsys.readouterr().err
+
+
 def test_publishing_measures_and_keeps_the_run(set5, published, capsys):
     flags = ["--publish", "--checkpoint", published / "tiny.safetensors", "--benchmark", "Set5/original"]
     assert run(*flags, "--data-note", "blobs") == 0
@@ -411,8 +427,12 @@ def test_publishing_measures_and_keeps_the_run(set5, published, capsys):
     assert set(metrics) == {"valid_psnr_db", "Set5 course", "Set5 paper", "original paper"}
     assert metrics["Set5 course"]["average_psnr_db"] == run_json(capsys)["average_psnr_db"]
     assert metrics["Set5 paper"] == metrics["original paper"] and metrics["Set5 paper"]["ssim"] > 0
-    assert run(*flags) == 0
-    assert f"before {metrics['Set5 course']['average_psnr_db']:.3f} dB" in capsys.readouterr().out
+    assert run(*flags) == 1
+    out, err = capsys.readouterr()
+    assert f"before {metrics['Set5 course']['average_psnr_db']:.3f} dB" in out and "--overwrite replaces it" in err
+    assert load_model(published / "IMDN_RTC_nf8_m1_x3.safetensors")[1]["data"]["note"] == "blobs"
+    assert run(*flags, "--overwrite") == 0
+    assert "note" not in load_model(published / "IMDN_RTC_nf8_m1_x3.safetensors")[1]["data"]
 
 
 def test_only_runs_of_train_py_on_set5_are_published(set5, published, monkeypatch, capsys):
@@ -540,9 +560,14 @@ def test_another_teacher_does_not_go_on_with_a_taught_set(published, decoded, ca
     assert run(*flags) == 0
     (done,) = Path("taught").rglob("0001.npy")
     before = np.load(done)
-    for other in (["--ensemble"], ["--share", "0.5"], ["--tile", "100"], ["--precision", "bfloat16"]):
+    for other, said in (
+        (["--ensemble"], "×8 self-ensemble"),
+        (["--share", "0.5"], "share 0.5"),
+        (["--tile", "100"], "tiles of 100"),
+        (["--precision", "bfloat16"], "bfloat16"),
+    ):
         assert run(*flags, *other) == 1
-        assert "--output taught was taught by tiny.safetensors, sha256 " in capsys.readouterr().err
+        assert f"×3, share 1; this call is by {said}; give another folder" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(done), before)
     assert run(*flags[:3], decoded, *flags[4:]) == 1
     assert f"DIV2K_decoded holds images and no {TEACHER}" in capsys.readouterr().err

@@ -2,6 +2,7 @@ import os
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -292,6 +293,18 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         png2npy.main(flags)
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and line.startswith("error: ") and says in line
+
+
+def test_what_train_py_would_not_find_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_rgb(Path("flat/a.png"), smooth_image(9, 9))
+    for flags in (["--pathFrom", "flat", "--pathTo", "out"], ["--check", "out"]):
+        assert png2npy.main(flags) == 0
+        assert "warning: train.py trains on folders called X_train_HR or X_HR" in capsys.readouterr().err
+    write_rgb(Path("raw/DIV2K/DIV2K_train_HR/a.png"), smooth_image(9, 9))
+    assert png2npy.main(["--pathFrom", "raw", "--pathTo", "sets", "--make-lr", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert "train.py --data sets/DIV2K" in out and "warning" not in err
 
 
 def test_check_of_an_empty_tree(tmp_path, capsys):

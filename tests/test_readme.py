@@ -59,6 +59,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_png_tree(Path("DIV2K"), "DIV2K_train", "DIV2K_valid")
     write_png_tree(Path("Flickr2K"), "Flickr2K")
+    write_png_tree(Path("mine"), "mine_train", "mine_valid")
     for folder, split in (
         ("DIV2K_decoded", "DIV2K_train"),
         ("DIV2K_decoded", "DIV2K_valid"),
@@ -71,6 +72,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
         ("Flickr2K_taught", "Flickr2K"),
         ("Flickr2K_shrunk_taught", "Flickr2K"),
         ("Flickr2K_shrunk75_taught", "Flickr2K"),
+        ("mine_decoded", "mine_train"),
+        ("mine_decoded", "mine_valid"),
     ):
         write_decoded(Path(folder), split, ["1"], (24, 27))
     for name in (
@@ -96,6 +99,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
         f"{TRAINED}/best": ("IMDN_dw", 40, 6),
         "checkpoint/IMDN_RTC_nf12_m5_x3": ("IMDN_RTC", 12, 5),
         "runs/long/best": ("IMDN", 20, 6),
+        "runs/mine/best": ("IMDN_dw", 32, 10),
+        "runs/sample/best": ("IMDN_dw", 32, 10),
     }
     for file, (name, nf, modules) in networks.items():
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}

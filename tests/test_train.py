@@ -693,11 +693,15 @@ def test_a_set_without_training_images_is_named_with_what_to_do(decoded, tmp_pat
     empty.mkdir()
     for folder in ("DIV2K_train_HR", "DIV2K_train_LR_bicubic"):
         shutil.copytree(decoded / folder, training / folder)
+    both = tmp_path / "both"
+    for name in ("DIV2K", "Flickr2K"):
+        shutil.copytree(decoded, both / name)
     for sets, says in (
         ((decoded, empty), "Flickr2K_decoded holds no training images"),
         ((decoded, tmp_path / "absent"), "absent is not a folder"),
         ((raw,), f"holds images; decode them: python png2npy.py --pathFrom {raw} --pathTo {raw}_decoded"),
         ((training,), "holds validation images, in a folder X_valid_HR"),
+        ((both,), f"name them: --data {both / 'DIV2K'} {both / 'Flickr2K'}"),
     ):
         with pytest.raises(SystemExit, match=re.escape(says)):
             train.main([*TINY, "--data", *map(str, sets)])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,17 @@ except ImportError:  # Windows
 def nearest_existing(path: Path) -> Path:
     """`path`, or the nearest above it that exists."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raises OSError, which names the flag, where nothing could be written to a folder, existing or to be made; leaves
+    nothing.
+    """
+    nearest = nearest_existing(folder)
+    try:
+        tempfile.TemporaryDirectory(dir=nearest).cleanup()  # permission bits tell nothing of /proc or a full disk
+    except OSError as error:
+        raise OSError(f"{flag}: {nearest} is not a folder that can be written to") from error
 
 
 @contextmanager

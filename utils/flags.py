@@ -1,22 +1,36 @@
 """Command-line flags."""
 
 import argparse
+import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 
 class FlagParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage of dozens of flags before it. No flag is abbreviated."""
+    """A parser whose errors are one line, without the usage of dozens of flags before it. No flag is abbreviated.
+
+    `~` is the home directory also where the shell leaves it: in quotes and after `=`.
+    """
 
     def __init__(self, description: str) -> None:
         super().__init__(
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([re.sub(r"^(--[\w-]+=)?~(?=/|$)", expand_home, arg) for arg in args], namespace)
+
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
             message += "; --help lists what there is (a glob goes in quotes)"
         self.exit(2, f"error: {message}\n")
+
+
+def expand_home(found: re.Match) -> str:
+    return (found[1] or "") + os.path.expanduser("~")
 
 
 def stop(hint: str = "") -> NoReturn:
