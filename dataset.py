@@ -420,7 +420,7 @@ class BenchmarkSet:
             raise DataError(f"{folder} is not a folder")
         if not (files := list_images(folder)):
             below = natsorted(str(f) for f in folder.iterdir() if f.is_dir() and list_images(f))
-            raise DataError(f"{folder} holds no images" + (f"; {' and '.join(below)} do" if below else ""))
+            raise DataError(f"{folder} holds no images" + (f"; {below[0]} does" if below else ""))
         items = []
         for file in files:
             if any(name == file.stem for name, _, _ in items):

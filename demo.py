@@ -417,7 +417,10 @@ def score_all(args: argparse.Namespace) -> None:
 
 
 def publish(args: argparse.Namespace) -> None:
-    """Copies --checkpoint to checkpoint/ with its metrics: Set5 by both protocols, --benchmark by the paper's."""
+    """Copies --checkpoint to checkpoint/ with its metrics: Set5 by both protocols, --benchmark by the paper's.
+
+    Where weights are there already it needs --overwrite, and tells both scores in any case.
+    """
     model, metadata = open_network(args)
     if not metadata.get("commands"):
         raise CheckpointError(
@@ -474,7 +477,9 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     elif source.is_file():
         is_folder = target.is_dir() or not target.suffix
         if not is_folder and target.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder")
+            raise DataError(
+                f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder (a new one without a dot)"
+            )
         return [(source, target / source.name if is_folder else target)]
     elif any(character in str(source) for character in "*?["):
         files, root = [Path(f) for f in natsorted(glob.glob(str(source), recursive=True)) if Path(f).is_file()], None
@@ -644,10 +649,7 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     written = path.read_text(encoding="utf-8") if path.exists() else None
     if written != record and holds_arrays(args.output):
         found = f"was taught by {written}" if written else f"holds images and no {TEACHER}"
-        asked = [part for part in record.split(", ") if part not in (written or "").split(", ")]
-        raise DataError(
-            f"--output {args.output} {found}; this call is by {', '.join(asked) or 'less'}; give another folder"
-        )
+        raise DataError(f"--output {args.output} {found}, not by {record}; give another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")
 
@@ -693,6 +695,8 @@ def check_targets(args: argparse.Namespace) -> None:
     for flag in ("output", *WRITES):
         if path := getattr(args, flag):
             check_writable(path if path.is_dir() else path.parent, f"--{flag} {path}")
+    if args.publish:
+        check_writable(PUBLISHED, "--publish")
 
 
 def run(args: argparse.Namespace) -> int:

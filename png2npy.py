@@ -11,8 +11,9 @@ an image changed since is done again. What cannot be used is named at the end, a
 """
 
 import argparse
+import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.cores import usable_cores
-from utils.files import atomic_path, files_below, is_made_from
+from utils.files import atomic_path, files_below, is_made_from, sets_below
 from utils.flags import FlagParser, stop
 from utils.images import list_images, read_rgb
 
@@ -213,17 +214,16 @@ def check_tree(root: Path, workers: int) -> int:
         and not (folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic").is_dir()
     ]
     print(f"{len(files)} files, {len(problems)} problems: {root}")
-    warn_of_no_set(folders, root)
+    tell_sets(root)
     return report(problems)
 
 
-def warn_of_no_set(folders: Collection[Path], root: Path) -> None:
-    """Tells where train.py would find nothing to train on, as in a flat folder of photos."""
-    training = [f for f in folders if f.name.endswith("_HR") and not f.name.endswith(("_valid_HR", "_test_HR"))]
-    if not training:
+def tell_sets(root: Path) -> None:
+    """Tells where train.py would find nothing to train on, as in a flat folder of photos, or would in other folders."""
+    if not (sets := sets_below(root)):
         print(f"warning: train.py trains on folders called X_train_HR or X_HR, and {root} has none", file=sys.stderr)
-    elif root not in (sets := natsorted({folder.parent for folder in training})):
-        print(f"these are sets of their own: train.py --data {' '.join(map(str, sets))}")
+    elif root not in sets:
+        print(f"these are sets of their own: train.py --data {shlex.join(map(str, sets))}")
 
 
 def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, tuple[int, int] | str]) -> list[str]:
@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = len(jobs) - len(pending)
     failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
     print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")
-    warn_of_no_set({job.npy.parent for job in jobs}, args.pathTo)
+    tell_sets(args.pathTo)
     return report(problems)
 
 

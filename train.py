@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from natsort import natsorted
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -46,7 +45,7 @@ from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
-from utils.files import check_writable, locked
+from utils.files import check_writable, locked, sets_below
 from utils.flags import FlagParser, first_line, stop
 from utils.hardware import check_device, hardware, without_tf32
 from utils.images import list_images
@@ -386,8 +385,8 @@ def why_empty(root: Path) -> str:
         )
     if not root.is_dir():
         return f"--data {root} is not a folder"
-    if sets := natsorted({str(folder.parent) for folder in root.glob("*/*_HR")}):
-        return f"--data {root} holds sets in folders of their own; name them: --data {' '.join(sets)}"
+    if sets := sets_below(root):
+        return f"--data {root} holds sets in folders of their own; name them: --data {shlex.join(map(str, sets))}"
     if list_images(root, recursive=True):
         return f"--data {root} holds images; decode them: python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"

@@ -85,7 +85,7 @@ class ActivatedSeparableConv(nn.Sequential):
         return ChainStage(self[0], slope=self[1].negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and runs_native(x, self[0]):
+        if self.fused and not is_watched(self[1]) and runs_native(x, self[0]):
             return conv_chain(x, [self.stage()])
         return super().forward(x)
 
@@ -181,7 +181,7 @@ class DistillationBlock(nn.Module):
     def distil(self, x: Tensor) -> Tensor:
         """The four kept quarters, concatenated: (N, nf, H, W) -> the same."""
         stages = self.stages()
-        if self.fused and not is_watched(self.act) and runs_native(x, *(stage.conv for stage in stages)):
+        if self.fused and not is_watched(self.act, self.c4) and runs_native(x, *(stage.conv for stage in stages)):
             return conv_chain(x, stages)
         d1, rest = self.act(self.c1(x)).split(self.sizes, dim=1)
         d2, rest = self.act(self.c2(rest)).split(self.sizes, dim=1)

@@ -73,19 +73,19 @@ def is_eager(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
+        and not is_watched()
         and not torch._C._are_functorch_transforms_active()
     )
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether these layers must run one at a time, as they are: a trace or a dispatch mode records them, or a hook on
-    one of them looks at what it computes (thop's) or changes it (pruning's).
+    """Whether these layers must run one at a time, as they are: a trace or a dispatch mode records them, or a forward
+    hook on one of them looks at what it computes (thop's) or changes it (pruning's).
     """
-    if torch.compiler.is_compiling():
-        return False
-    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0 or any(map(has_hooks, modules))
+    is_recorded = not torch.compiler.is_compiling() and (
+        torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    )
+    return is_recorded or any(map(has_hooks, modules))
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from natsort import natsorted
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -27,7 +29,7 @@ def check_writable(folder: Path, flag: str) -> None:
     try:
         tempfile.TemporaryDirectory(dir=nearest).cleanup()  # permission bits tell nothing of /proc or a full disk
     except OSError as error:
-        raise OSError(f"{flag}: {nearest} is not a folder that can be written to") from error
+        raise OSError(f"{flag}: {nearest} is not a folder that can be written to ({error.strerror})") from error
 
 
 @contextmanager
@@ -112,3 +114,9 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield from files_below(entry, (*above, real))
         else:
             yield entry
+
+
+def sets_below(folder: Path) -> list[Path]:
+    """Folders of decoded training images, `folder` itself or those in it, in natural order."""
+    hr_folders = {file.parent for pattern in ("*_HR", "*/*_HR") for file in folder.glob(f"{pattern}/[!.]*.npy")}
+    return natsorted({f.parent for f in hr_folders if not f.name.endswith(("_valid_HR", "_test_HR"))}, key=str)

@@ -189,8 +189,9 @@ def super_resolve_row(
         with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             tiles = model(lr).float()
         if not tiles.isfinite().all():
-            more = "; take bfloat16 or float32" if dtype == torch.float16 else ""
-            raise ValueError(f"the network's values overflow {str(dtype).removeprefix('torch.')} on this picture{more}")
+            if dtype == torch.float16:
+                raise ValueError("the network's values overflow float16 on this picture; take bfloat16 or float32")
+            raise ValueError("the network's values on this picture are not finite: its weights may be damaged")
         if len(columns) == 1:
             return tiles[0]
         for span, sr in zip(spans, tiles):
