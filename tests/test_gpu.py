@@ -1,4 +1,4 @@
-"""What only a GPU runs: TEST_GPU=1 python -m pytest tests/test_gpu.py"""
+"""What only a GPU runs: TEST_GPU=1 python -m pytest -n 0 tests/test_gpu.py"""
 
 import numpy as np
 import pytest
