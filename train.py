@@ -895,11 +895,17 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 3),
         "curve": learning_curve(run),
-        "hardware": " and ".join(dict.fromkeys(leg["hardware"] for leg in run.commands)),
+        "hardware": " and ".join(dict.fromkeys(map(hardware_of, run.commands))),
         "gflops": gflops,
         "mparams": mparams,
         "metrics": {key: last[key] for key in ("valid_psnr_db", "set5_psnr_db")},
     }
+
+
+def hardware_of(leg: dict) -> str:
+    """That of the first process, as often as there were processes."""
+    processes = leg.get("processes", 1)
+    return leg["hardware"] if processes == 1 else f"{processes} × {leg['hardware']}"
 
 
 def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:

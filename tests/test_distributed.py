@@ -16,7 +16,7 @@ import torch
 from conftest import smooth_image
 
 import train
-from utils.checkpoint import load_state
+from utils.checkpoint import load_state, read_weights
 from utils.distributed import Ranks
 from utils.images import write_rgb
 
@@ -60,6 +60,8 @@ def test_two_processes_learn_what_one_does(decoded, tmp_path):
         assert two["run"]["history"][-1][figure] == pytest.approx(alone[figure], abs=0.01)
     panels = [cv2.imread(str(tmp_path / name / "panel.png")) for name in ("one", "two")]
     assert panels[0].shape == panels[1].shape  # all of Set5, though two processes scored it
+    hardware = read_weights(tmp_path / "one/best.safetensors")[1]["hardware"]
+    assert read_weights(tmp_path / "two/best.safetensors")[1]["hardware"] == f"2 × {hardware}"
     # and one process goes on where two were
     resumed = train.main(["--resume", str(tmp_path / "two/last.pth"), "--epochs", "4", "--device", "cpu"])
     assert resumed["epoch"] == 4
