@@ -1,9 +1,11 @@
 """Pictures for people: networks side by side, PSNR against cost, and against training."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -127,15 +129,17 @@ def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
     Args:
         curves: by network, as "IMDN_dw 40/6": points with iteration, hours and set5_psnr_db (None: not measured).
     """
+    paired = matplotlib.color_sequences["tab20"]
+    colors = [*paired[::2], *paired[1::2]]  # the light ones last
     reports = {f"{name} {nf}/{modules}": psnr_db for (name, nf, modules), (_, _, psnr_db) in REPORT.items()}
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
     for axes, key, label in zip(panels, ("iteration", "hours"), ("iterations", "hours of training")):
-        for i, (network, curve) in enumerate(curves.items()):
+        for color, (network, curve) in zip(itertools.cycle(colors), curves.items()):
             points = [(point[key], point["set5_psnr_db"]) for point in curve if point["set5_psnr_db"] is not None]
             if points:
-                axes.plot(*zip(*points), marker=".", markersize=3, color=f"C{i}", label=network)
+                axes.plot(*zip(*points), marker=".", markersize=3, color=color, label=network)
                 if network in reports:
-                    axes.axhline(reports[network], color=f"C{i}", linestyle=":", linewidth=1)
+                    axes.axhline(reports[network], color=color, linestyle=":", linewidth=1)
         axes.set(xlabel=label)
         axes.grid(alpha=0.3)
     panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
