@@ -385,7 +385,8 @@ def print_training() -> None:
     for name, metadata in published.items():
         print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")
         for leg in metadata["commands"]:
-            print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}: {leg['command']}")
+            torchrun = f", {n} processes of torchrun" if (n := leg.get("processes", 1)) > 1 else ""
+            print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}{torchrun}: {leg['command']}")
 
 
 def score_all(args: argparse.Namespace) -> None:

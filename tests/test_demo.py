@@ -196,6 +196,7 @@ def test_curves_need_weights_that_hold_one(set5, published, capsys):
 def test_all_training_tells_how_each_was_made(published, capsys):
     score = {"average_psnr_db": 31.25, "ssim": 0.9}
     legs = [{"command": "python train.py --epochs 9", "commit": "0123456789abcdef", "from_iteration": 70}]
+    legs.append(legs[0] | {"from_iteration": 80, "processes": 2})
     metadata = RUN | {"commands": legs, "iterations": 12000, "hours": 1.5, "hardware": "a CPU", "seed": 3}
     metadata["metrics"] = {"valid_psnr_db": 30.0, "Set5 course": score, "Set5 paper": score}
     save_weights(published / "tiny.safetensors", build_model("IMDN_RTC", **SIZES), metadata)
@@ -203,6 +204,7 @@ def test_all_training_tells_how_each_was_made(published, capsys):
     out = capsys.readouterr().out
     assert "| tiny | 31.250 | 31.250, 0.9000 | – | 12,000 | 1.50 | a CPU | 3 |" in out
     assert "from iteration 70, commit 0123456789ab: python train.py --epochs 9" in out
+    assert "from iteration 80, commit 0123456789ab, 2 processes of torchrun: python train.py --epochs 9" in out
 
 
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):

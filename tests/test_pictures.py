@@ -73,6 +73,16 @@ def test_pictures_open(tmp_path):
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[0] > 200
 
 
+def test_every_learning_curve_has_a_colour_of_its_own(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("utils.pictures.save_figure", lambda figure, path: drawn.append(figure))
+    points = [{"iteration": i, "hours": i / 100, "set5_psnr_db": 30.0} for i in range(2)]
+    draw_learning_curves(tmp_path / "c.png", {f"mine 8/{i}": points for i in range(15)})
+    for axes in drawn[0].axes:
+        assert len({line.get_color() for line in axes.lines}) == 15
+    plt.close(drawn[0])
+
+
 def test_labels_of_close_points_stay_apart():
     figure, axes = plt.subplots()
     heights = {"C": 32.0, "A": 31.0, "B": 31.01}
