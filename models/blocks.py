@@ -27,23 +27,21 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
-def run_conv(conv: nn.Conv2d, x: Tensor, fused: bool) -> Tensor:
-    """A 3×3 conv of a map; `fused` runs it by C++ on the CPU, where that is faster.
+def run_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 3×3 conv of a map, by C++ on the CPU, where that is faster.
 
     No subclass of nn.Conv2d does this itself, as tools such as thop look layers up by their exact class.
     """
-    return conv_chain(x, [ChainStage(conv)]) if fused and runs_native(x, conv) else conv(x)
+    return conv_chain(x, [ChainStage(conv)]) if runs_native(x, conv) else conv(x)
 
 
 class Layers(nn.Sequential):
-    """Layers in a row; `fused` runs the 3×3 convs among them by C++ on the CPU."""
-
-    fused = True
+    """Layers in a row, the 3×3 convs among them by `run_conv`."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
             is_conv3x3 = isinstance(layer, nn.Conv2d) and is_known([layer])
-            x = run_conv(layer, x, self.fused) if is_conv3x3 else layer(x)
+            x = run_conv(layer, x) if is_conv3x3 else layer(x)
         return x
 
 
@@ -54,10 +52,8 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
 class SeparableConv(nn.Sequential):
     """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them: (N, in, H, W) -> (N, out, H, W).
 
-    `fused` runs the two in one pass on the CPU; without it both run as modules.
+    On the CPU the two run in one pass.
     """
-
-    fused = True
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -65,18 +61,13 @@ class SeparableConv(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and runs_native(x, self):
+        if runs_native(x, self):
             return conv_chain(x, [ChainStage(self)])
         return super().forward(x)
 
 
 class ActivatedSeparableConv(nn.Sequential):
-    """A separable conv and the LeakyReLU after it.
-
-    `fused` runs both in one pass on the CPU; without it they run as modules.
-    """
-
-    fused = True
+    """A separable conv and the LeakyReLU after it, on the CPU in one pass."""
 
     def __init__(self, in_channels: int, out_channels: int, negative_slope: float) -> None:
         super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope, inplace=True))
@@ -85,7 +76,7 @@ class ActivatedSeparableConv(nn.Sequential):
         return ChainStage(self[0], slope=self[1].negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused and not is_watched(self[1]) and runs_native(x, self[0]):
+        if not is_watched(self[1]) and runs_native(x, self[0]):
             return conv_chain(x, [self.stage()])
         return super().forward(x)
 
@@ -94,10 +85,8 @@ class ScaledPointwise(nn.Sequential):
     """Depthwise 1×1 then pointwise 1×1, both with bias: a scale for each channel, then a matrix.
 
     No more than the pointwise conv alone could do: the report made every conv separable, and its costs count both.
-    `fused` multiplies the two into one conv, where nothing watches them; without it both run as modules.
+    The two are multiplied into one conv, where nothing watches them.
     """
-
-    fused = True
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(nn.Conv2d(in_channels, in_channels, 1, groups=in_channels), conv1x1(in_channels, out_channels))
@@ -109,7 +98,7 @@ class ScaledPointwise(nn.Sequential):
         return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.fused or is_watched(self):
+        if is_watched(self):
             return super().forward(x)
         matrix, bias = self.matrix_and_bias()
         return F.conv2d(x, matrix[:, :, None, None], bias)
@@ -157,11 +146,9 @@ class DistillationBlock(nn.Module):
     Subclasses set the convs, c1 to c3 before the three splits and c4 of what is left, and what follows the
     concatenation of the four kept quarters. Shape: (N, nf, H, W) -> the same.
 
-    `fused` computes the block faster, on the CPU by C++; it can then be differentiated once. Without it, or where
+    It is computed in one piece, on the CPU by C++, and can then be differentiated once. In `layers_apart`, or where
     hooks, a trace or a dispatch mode watch the layers (to count their costs, for one), each runs as a module.
     """
-
-    fused = True
 
     c1: nn.Module
     c2: nn.Module
@@ -181,7 +168,7 @@ class DistillationBlock(nn.Module):
     def distil(self, x: Tensor) -> Tensor:
         """The four kept quarters, concatenated: (N, nf, H, W) -> the same."""
         stages = self.stages()
-        if self.fused and not is_watched(self.act, self.c4) and runs_native(x, *(stage.conv for stage in stages)):
+        if not is_watched(self.act, self.c4) and runs_native(x, *(stage.conv for stage in stages)):
             return conv_chain(x, stages)
         d1, rest = self.act(self.c1(x)).split(self.sizes, dim=1)
         d2, rest = self.act(self.c2(rest)).split(self.sizes, dim=1)

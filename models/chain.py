@@ -2,7 +2,8 @@
 
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,20 @@ from utils.native import load_functions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE = 48  # channels in and out, from which PyTorch's own 3×3 convs are as fast (Zen 4, AVX-512)
+
+
+_apart = False
+
+
+@contextmanager
+def layers_apart() -> Iterator[None]:
+    """Inside it every layer of every network runs as a module: to differentiate twice, or to compare."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
 
 
 class CShape(ctypes.Structure):
@@ -79,13 +94,13 @@ def is_eager(x: Tensor) -> bool:
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether these layers must run one at a time, as they are: a trace or a dispatch mode records them, or a forward
-    hook on one of them looks at what it computes (thop's) or changes it (pruning's).
+    """Whether these layers must run one at a time, as they are: `layers_apart` says so, a trace or a dispatch mode
+    records them, or a forward hook on one of them looks at what it computes (thop's) or changes it (pruning's).
     """
     is_recorded = not torch.compiler.is_compiling() and (
         torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
     )
-    return is_recorded or any(map(has_hooks, modules))
+    return _apart or is_recorded or any(map(has_hooks, modules))
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -121,7 +136,7 @@ class ChainStage:
 def conv_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
     """Convs in a row, each reading what the one before it did not keep.
 
-    It can be differentiated once; the layers themselves, with `fused` False, more often.
+    It can be differentiated once; the layers themselves, in `layers_apart`, more often.
 
     Args:
         x: (N, C, H, W), for which `runs_native` holds.

@@ -45,12 +45,10 @@ def mean_shift(sign: int) -> nn.Conv2d:
 class LaplacianAttention(nn.Module):
     """Gates each channel by a pyramid of three dilated convs over its average.
 
-    The pooled map is 1×1, so only the centre tap of each 3×3 kernel meets data; the others see zero padding.
-    `fused` multiplies by those alone, where nothing watches the layers; without it each runs as a module.
+    The pooled map is 1×1, so only the centre tap of each 3×3 kernel meets data; the others see zero padding. Where
+    nothing watches the layers, those taps alone are multiplied.
     Shape: (N, nf, H, W) -> the same.
     """
-
-    fused = True
 
     def __init__(self, nf: int, hidden: int, act: nn.Module) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class LaplacianAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
             mean = self.average_pool(full_precision(x))
-            if self.fused and not is_watched(self):
+            if not is_watched(self):
                 hidden = torch.cat([linear_of(branch, mean.flatten(1)) for branch in self.branches], dim=1)
                 expand, sigmoid = self.expand
                 gate = sigmoid(linear_of(expand, self.act(hidden)))[:, :, None, None]
@@ -156,8 +154,6 @@ class MeanShiftedDRLN(nn.Module):
     Shape: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W), not clamped.
     """
 
-    fused = True
-
     def __init__(self, nf: int, scale: int, trunk: nn.Module, upsampler: nn.Sequential) -> None:
         super().__init__()
         self.subtract_mean = mean_shift(-1)
@@ -175,7 +171,7 @@ class MeanShiftedDRLN(nn.Module):
         interpolate_at_high_resolution(self)
 
     def take_off(self, x: Tensor) -> Tensor:
-        return run_conv(self.head, self.subtract_mean(x), self.fused)
+        return run_conv(self.head, self.subtract_mean(x))
 
     def put_back(self, features: Tensor) -> Tensor:
         return self.add_mean(self.upsampler(features))

@@ -1,5 +1,7 @@
 """IMDN (arXiv 1909.11856, ACM MM 2019), its RTC variant, and the report's depthwise-separable one."""
 
+from functools import partial
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -132,7 +134,7 @@ class IMDB(DistillationBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         distilled = self.distil(x)
-        if self.fused and not is_watched(self.cca, self.c5):
+        if not is_watched(self.cca, self.c5):
             return self.fused_tail(x, distilled)
         return x + self.c5(self.cca(distilled))
 
@@ -165,7 +167,7 @@ class SeparableIMDB(SeparableDistillationBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         distilled = self.distil(x)
-        if self.fused and not is_watched(self.cca, self.c5):
+        if not is_watched(self.cca, self.c5):
             return self.fused_tail(x, distilled)
         return x + self.cca(self.c5(self.cca(distilled)))
 
@@ -203,8 +205,6 @@ def add_pointwise(total: Tensor, kernel: Tensor, h: Tensor) -> Tensor:
 class IMDN(nn.Module):
     """Blocks in a row, every block's output kept, concatenated and fused.
 
-    `fused` computes the same faster, where nothing watches the layers; without it each runs as a module.
-
     Args:
         nf: features, a positive multiple of 4.
         num_modules: blocks, at least 1.
@@ -216,7 +216,6 @@ class IMDN(nn.Module):
     """
 
     block = IMDB
-    fused = True
 
     def __init__(self, nf: int = 64, num_modules: int = 6, scale: int = 3) -> None:
         super().__init__()
@@ -230,15 +229,12 @@ class IMDN(nn.Module):
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = in_full_precision(self.run_head, x)
-        if self.fused and not is_watched(self.fusion):
+        features = in_full_precision(partial(run_conv, self.head), x)
+        if not is_watched(self.fusion):
             merged = self.fuse_as_they_come(features)
         else:
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))
-        return in_full_precision(self.upsampler, run_conv(self.trunk_conv, merged, self.fused) + features)
-
-    def run_head(self, x: Tensor) -> Tensor:
-        return run_conv(self.head, x, self.fused)
+        return in_full_precision(self.upsampler, run_conv(self.trunk_conv, merged) + features)
 
     def outputs(self, h: Tensor) -> list[Tensor]:
         kept = []
@@ -276,10 +272,8 @@ class IMDN_dw(IMDN):
 class IMDN_RTC(nn.Module):
     """The authors' AI-in-RTC 2019 winner: blocks without CCA, no concatenation, one residual around the trunk.
 
-    Arguments, shape, errors and `fused` as IMDN. Source: github.com/Zheng222/IMDN.
+    Arguments, shape and errors as IMDN. Source: github.com/Zheng222/IMDN.
     """
-
-    fused = True
 
     def __init__(self, nf: int = 12, num_modules: int = 16, scale: int = 3) -> None:
         super().__init__()
@@ -292,11 +286,8 @@ class IMDN_RTC(nn.Module):
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = in_full_precision(self.run_head, x)
+        features = in_full_precision(partial(run_conv, self.head), x)
         return in_full_precision(self.upsampler, self.trunk_conv(self.blocks(features)) + features)
-
-    def run_head(self, x: Tensor) -> Tensor:
-        return run_conv(self.head, x, self.fused)
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

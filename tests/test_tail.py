@@ -31,10 +31,14 @@ def make_block(name, nf):
     return block
 
 
-def results(block, x, distilled):
-    """Output and every gradient, of a sum in which no two pixels weigh the same."""
+def fused_tail(block, x, distilled):
+    return block.fused_tail(x, distilled)
+
+
+def results(block, x, distilled, compute=fused_tail):
+    """Output of a tail and every gradient, of a sum in which no two pixels weigh the same."""
     x, distilled = x.clone().requires_grad_(), distilled.clone().requires_grad_()
-    y = block.fused_tail(x, distilled) if block.fused else layers_tail(block, x, distilled)
+    y = compute(block, x, distilled)
     weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
     parameters = [*block.c5.parameters(), *block.cca.parameters()]
     return [y, *torch.autograd.grad((y * weights).sum(), [x, distilled, *parameters])]
@@ -46,10 +50,8 @@ def layers_tail(block, x, distilled):
 
 
 def exact_results(block, x, distilled):
-    exact = copy.deepcopy(block).double()
-    for module in exact.modules():
-        module.fused = False
-    return results(exact, x.double(), distilled.double())
+    with chain.layers_apart():
+        return results(copy.deepcopy(block).double(), x.double(), distilled.double(), layers_tail)
 
 
 def assert_all_close(values, expectations, rtol=1e-4):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from models import build_model
+from models.chain import layers_apart
 from tests.benchmarks.harness import parse_args, report, seconds
 from utils.tiling import super_resolve
 
@@ -33,11 +34,10 @@ def measure(queue, network: tuple[str, int, int], width: int, height: int, way: 
     @torch.inference_mode()
     def whole() -> np.ndarray:
         lr = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].contiguous().float() / 255
-        return (model(lr)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        with layers_apart():
+            return (model(lr)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
     if way == "whole":
-        for module in model.modules():
-            module.fused = False
         run = whole
     else:
 
