@@ -23,6 +23,7 @@ from torch import Tensor
 
 from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
+from utils.layout import is_training_hr, lr_folder_of, what_is_wrong
 from utils.patterns import unlike_photos
 from utils.sampling import Cells, random_uniform, scale_to_share
 
@@ -57,10 +58,8 @@ def open_array(source: Path | np.ndarray) -> np.ndarray:
         array = np.load(source, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{source} is not a readable .npy file ({error}); run png2npy.py again") from error
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.flags.c_contiguous:
-        raise DataError(
-            f"{source} holds {array.dtype} {array.shape}, not uint8 (H, W, 3) in C order; run png2npy.py again"
-        )
+    if wrong := what_is_wrong(array):
+        raise DataError(f"{source} {wrong}; run png2npy.py again")
     return array
 
 
@@ -74,20 +73,18 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
         Pairs in natural order of their names, without hidden files, which a killed conversion leaves; empty where the
         root has no such split.
     Raises:
-        DataError: an image without its partner, named; or several sets in one root.
+        DataError: an image without its partner or with two, named; or several sets in one root.
     """
-    others = {"training": ("_valid_HR", "_test_HR"), "validation": ()}[split]
-    ending = {"training": "_HR", "validation": "_valid_HR"}[split]
-    folders = [f for f in natsorted(root.glob(f"*{ending}"), key=str) if f.is_dir() and not f.name.endswith(others)]
+    of_split = {"training": is_training_hr, "validation": lambda folder: folder.name.endswith("_valid_HR")}[split]
+    folders = [folder for folder in natsorted(root.glob("*_HR"), key=str) if folder.is_dir() and of_split(folder)]
     if not folders:
         return []
     if len(folders) > 1:
         names = ", ".join(f.name for f in folders)
         raise DataError(f"{root} holds several {split} sets ({names}); decode each into a folder of its own")
     (hr_folder,) = folders
-    lr_folder = root / f"{hr_folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
-    hr_files = {f.stem: f for f in hr_folder.glob("[!.]*.npy")}
-    lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in lr_folder.glob("[!.]*.npy")}
+    lr_folder = lr_folder_of(hr_folder, scale)
+    hr_files, lr_files = by_name(hr_folder.glob("[!.]*.npy")), by_name(lr_folder.glob("[!.]*.npy"), scale)
     if hr_files and not lr_files:
         raise DataError(
             f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr makes them"
@@ -97,6 +94,20 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
             named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise DataError(f"{split} images without a partner in {where}: {named}")
     return [Pair(stem, lr_files[stem], hr_files[stem]) for stem in natsorted(hr_files)]
+
+
+def by_name(files: Iterable[Path], scale: int | None = None) -> dict[str, Path]:
+    """One folder's files by their stems; those of LR, for which `scale` is given, without the x3 that may end them.
+
+    Raises:
+        DataError: two files of one name, both named.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        name = file.stem.removesuffix(f"x{scale}") if scale else file.stem
+        if (other := named.setdefault(name, file)) != file:
+            raise DataError(f"{file.parent} holds two images called {name}, {other.name} and {file.name}; rename one")
+    return named
 
 
 def sample_pairs(split: str, scale: int) -> list[Pair]:
@@ -422,13 +433,11 @@ class BenchmarkSet:
             below = natsorted(str(f) for f in folder.iterdir() if f.is_dir() and list_images(f))
             raise DataError(f"{folder} holds no images" + (f"; {below[0]} does" if below else ""))
         items = []
-        for file in files:
-            if any(name == file.stem for name, _, _ in items):
-                raise DataError(f"{folder} holds two images called {file.stem}; rename one")
+        for name, file in by_name(files).items():
             hr = read_named(file)
             if min(hr.shape[:2]) < scale:
                 raise DataError(f"{file} is smaller than one LR pixel at scale {scale}")
-            items.append((file.stem, *downscaled(hr, scale)))
+            items.append((name, *downscaled(hr, scale)))
         return cls(items, folder.resolve().name)
 
     @classmethod
@@ -442,8 +451,7 @@ def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, n
     for folder in (lr_folder, hr_folder):
         if not folder.is_dir():
             raise DataError(f"{folder.parent} has no {folder.name}/; a Set5 folder holds LRbicx{scale}/ and original/")
-    lr_files = {f.stem.removesuffix(f"x{scale}"): f for f in list_images(lr_folder)}
-    hr_files = {f.stem: f for f in list_images(hr_folder)}
+    hr_files, lr_files = by_name(list_images(hr_folder)), by_name(list_images(lr_folder), scale)
     if unpaired := natsorted(lr_files.keys() ^ hr_files.keys()):
         raise DataError(f"{hr_folder.parent}: images without a partner: {', '.join(unpaired)}")
     if not hr_files:

@@ -39,9 +39,10 @@ from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path, check_writable, files_below, is_made_from
-from utils.flags import FlagParser, stop
+from utils.flags import FlagParser, first_line, stop
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images
+from utils.layout import write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
@@ -209,6 +210,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
     if not 0 < args.share <= 1:
         parser.error(f"--share {args.share}: must be above 0 and at most 1")
+    if args.port is not None and not 0 < args.port < 2**16:
+        parser.error(f"--port {args.port}: must be from 1 to 65535")
     if args.set5 and args.benchmark and mode != "publish":
         parser.error("--set5 and --benchmark: give one")
 
@@ -430,14 +433,15 @@ def publish(args: argparse.Namespace) -> None:
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
     before = {name.lower(): scores for name, scores in before.items()}  # as "b100 paper"
-    if args.benchmark and args.benchmark.name == "Set5":
+    benchmark_name = args.benchmark.absolute().name if args.benchmark else ""
+    if benchmark_name == "Set5":
         raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     scale, metrics = metadata["hyperparameters"]["scale"], {}
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
     if args.benchmark:
         benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-        metrics[f"{args.benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
+        metrics[f"{benchmark_name} paper"] = score(model, metadata, benchmark, args, "paper")
     if wrong := {metrics[f"Set5 {protocol}"]["images"] for protocol in PROTOCOLS} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     kept = ("per_image", "average_psnr_db", "ssim")
@@ -503,10 +507,15 @@ def is_output(file: Path, source: Path, target: Path) -> bool:
     return source.resolve() in target.resolve().parents and target.resolve() in file.resolve().parents
 
 
+def enlarge(model: nn.Module, image: np.ndarray, scale: int, args: argparse.Namespace) -> np.ndarray:
+    """(H, W, 3) -> (scale·H, scale·W, 3) of its type, in tiles as the flags say."""
+    with memory_shortage("give a smaller --tile or --batch"):
+        return super_resolve(model, image, scale, args.tile, args.batch, DTYPES[args.precision])
+
+
 def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:
     """Colours by the network, alpha by bicubic."""
-    with memory_shortage("give a smaller --tile or --batch"):
-        rgb = super_resolve(model, photo.rgb, scale, args.tile, args.batch, DTYPES[args.precision])
+    rgb = enlarge(model, photo.rgb, scale, args)
     return replace(photo, rgb=rgb, alpha=None if photo.alpha is None else imresize(photo.alpha, scale))
 
 
@@ -528,7 +537,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
         except (ValueError, OSError, MemoryError) as error:
-            problem = str(error).partition("\n")[0] or "out of memory"
+            problem = first_line(error)
             problems.append(problem if str(target) in problem else f"{source}: {problem}")
     print(f"{len(jobs) - len(problems)} written, {len(problems)} failed{other_files(args)}: {args.output}")
     for problem in problems:
@@ -539,7 +548,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
 def other_files(args: argparse.Namespace) -> str:
     """How many files of an --input folder are left out for their suffix, and which these are."""
     files = files_below(args.input) if args.input.is_dir() else ()
-    others = [f for f in files if not (is_output(f, args.input, args.output) or f.name.startswith("."))]
+    others = [f for f in files if not is_output(f, args.input, args.output)]
     suffixes = [f.suffix.lower() or f.name for f in others if f.suffix.lower() not in IMAGE_SUFFIXES]
     return f", {len(suffixes)} left out ({', '.join(natsorted(set(suffixes)))})" if suffixes else ""
 
@@ -573,7 +582,7 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
         found, expected = f"{whole.shape[1]}×{whole.shape[0]}", f"{shape[1]}×{shape[0]}"
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
     bicubic = imresize(lr, scale)
-    ours = super_resolve(model, lr, scale, args.tile, args.batch, DTYPES[args.precision])
+    ours = enlarge(model, lr, scale, args)
     crop = tuple(args.crop) if args.crop else most_different_crop(bicubic, ours, side=max(8, min(shape) // 4))
     left, top, side = crop
     if side < 1 or min(left, top) < 0 or left + side > shape[1] or top + side > shape[0]:
@@ -656,22 +665,14 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
 
 
 def holds_arrays(folder: Path) -> bool:
-    return folder.is_dir() and any(file.match("[!.]*.npy") for file in files_below(folder))
+    return folder.is_dir() and any(file.suffix == ".npy" for file in files_below(folder))
 
 
 def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:
     """(H, W, 3) uint8: the mean of a pair's HR and the network's SR, the latter weighted by --share."""
-    sr = super_resolve(model, open_array(pair.lr), scale, args.tile, args.batch, DTYPES[args.precision])
+    sr = enlarge(model, open_array(pair.lr), scale, args)
     hr = open_array(pair.hr).astype(np.float32)
     return np.rint((1 - args.share) * hr + args.share * sr).astype(np.uint8)
-
-
-def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:
-    try:
-        with atomic_path(path, made_from) as temporary:
-            np.save(temporary, array)
-    except OSError as error:
-        raise DataError(f"{error}; the same command goes on where it was") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -679,9 +680,10 @@ def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:
 
 
 def open_page(args: argparse.Namespace):
-    """The page with every network of checkpoint/, or the one that flags name."""
-    one = args.checkpoint or (published_file(args) if args.model or args.nf or args.modules else None)
-    files = [one] if one else published_files()
+    """The page with every network of checkpoint/, the default one first, or with the one that flags name."""
+    is_named = any(size is not None for size in (args.model, *sizes(args).values()))
+    one = args.checkpoint or (published_file(args) if is_named else None)
+    files = [one] if one else sorted(published_files(), key=lambda file: file != DEFAULT_CHECKPOINT)
     return build_page({file.stem: upscaler(*load_model(file, args.model, **sizes(args)), args) for file in files})
 
 
@@ -735,11 +737,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with memory_shortage("take smaller pictures, or --device cpu"):
             return run(args)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         print(f"error: {error}; install it with: pip install {error.name}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, MemoryError) as error:  # DataError and CheckpointError are ValueErrors
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError, ImportError) as error:  # DataError, CheckpointError are ValueErrors
+        print(f"error: {str(error) or first_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         stop()

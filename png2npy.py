@@ -11,9 +11,10 @@ an image changed since is done again. What cannot be used is named at the end, a
 """
 
 import argparse
+import errno
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +26,12 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.cores import usable_cores
-from utils.files import atomic_path, files_below, is_made_from, sets_below
+from utils.files import check_writable, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.images import list_images, read_rgb
+from utils.layout import hr_folder_of, is_training_hr, lr_folder_of, sets_below, what_is_wrong, write_array
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, one's share of it, a disk for reading alone
 MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
 
 
@@ -104,7 +107,7 @@ def shrinking_jobs(jobs: list[Job], factors: Sequence[float]) -> list[Job]:
         Job(job.image, job.npy.with_name(f"{job.npy.stem}_{factor:g}.npy"), factor, MULTIPLE)
         for factor in natsorted(set(factors))
         for job in jobs
-        if job.npy.parent.name.endswith("_HR") and not job.npy.parent.name.endswith(("_valid_HR", "_test_HR"))
+        if is_training_hr(job.npy.parent)
     ]
 
 
@@ -120,7 +123,7 @@ def with_lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
     for number, job in enumerate(jobs):
         folder, name = job.npy.parent, job.npy.stem
         if folder.name.endswith("_HR"):
-            lr_folder = folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic" / f"X{scale}"
+            lr_folder = lr_folder_of(folder, scale)
             lr = lr_folder / f"{name}x{scale}.npy"
             if lr not in decoded and lr_folder / job.npy.name not in decoded:
                 multiple = job.multiple if lr_folder.parent in others else max(job.multiple, scale)
@@ -140,7 +143,11 @@ def same_target(jobs: list[Job]) -> list[str]:
 
 
 def convert(job: Job) -> str | None:
-    """Returns what is wrong with the image, or None."""
+    """Returns what is wrong with the image, or None.
+
+    Raises:
+        OSError: nothing more can be written.
+    """
     try:
         array = read_rgb(job.image)
         if job.shrink:
@@ -159,27 +166,27 @@ def convert(job: Job) -> str | None:
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
             array = imresize(array, 1 / job.lr_scale)
-        with atomic_path(job.npy, made_from=job.image) as temporary:
-            np.save(temporary, array)
-    except (ValueError, OSError) as error:
+        write_array(job.npy, array, made_from=job.image)
+    except OSError as error:
+        if error.errno in CANNOT_WRITE:
+            raise
         return f"{job.image}: {error}"
+    except (ValueError, EOFError, MemoryError) as error:
+        return f"{job.image}: {str(error) or 'out of memory; take fewer --workers'}"
     return None
 
 
-def run(jobs: list[Job], workers: int) -> list[str]:
-    """Converts in parallel with a progress bar; returns what went wrong, in order of the names."""
-    problems = []
-    cv2.setNumThreads(1)  # one core an image
+def in_parallel(work: Callable, items: Sequence, workers: int) -> list:
+    """What `work` returns of each item, in their order, with a progress bar; what it raises ends the others soon."""
     with ThreadPoolExecutor(workers) as pool:  # decoding and numpy's loops release the interpreter lock
-        futures = [pool.submit(convert, job) for job in jobs]
+        futures = [pool.submit(work, item) for item in items]
         try:
             for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
-                if problem := future.result():
-                    problems.append(problem)
-        except KeyboardInterrupt:
+                future.result()
+        except BaseException:
             pool.shutdown(cancel_futures=True)
-            stop("the same command goes on where it was")
-    return natsorted(problems)
+            raise
+    return [future.result() for future in futures]
 
 
 def read_size(npy: Path) -> tuple[int, int] | str:
@@ -188,30 +195,27 @@ def read_size(npy: Path) -> tuple[int, int] | str:
         array = np.load(npy, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         return f"{npy}: not a whole .npy file ({error})"
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.flags.c_contiguous:
-        return f"{npy}: holds {array.dtype} {array.shape}, not uint8 (H, W, 3) in C order"
-    return array.shape[:2]
+    wrong = what_is_wrong(array)
+    return f"{npy}: {wrong}" if wrong else array.shape[:2]
 
 
 def check_tree(root: Path, workers: int) -> int:
     """Reads every file, counts each folder, and compares LR folders with their HR; returns the exit code."""
-    files = natsorted((file for file in files_below(root) if file.match("[!.]*.npy")), key=str)
+    files = natsorted((file for file in files_below(root) if file.suffix == ".npy"), key=str)
     if not files:
         return report([f"{root}: holds no .npy files"])
-    with ThreadPoolExecutor(workers) as pool:
-        sizes = dict(zip(files, list(tqdm(pool.map(read_size, files), total=len(files), unit="image"))))
+    sizes = dict(zip(files, in_parallel(read_size, files, workers)))
     problems = [size for size in sizes.values() if isinstance(size, str)]
     folders = natsorted({file.parent for file in files}, key=str)
     for folder in folders:
         print(f"{sum(file.parent == folder for file in files):6} {folder.relative_to(root)}")
-        if folder.name.startswith("X") and folder.name[1:].isdigit() and folder.parent.name.endswith("_LR_bicubic"):
-            hr_folder = folder.parent.with_name(folder.parent.name.removesuffix("_LR_bicubic") + "_HR")
-            problems += check_pairs(hr_folder, folder, int(folder.name[1:]), sizes)
+        if found := hr_folder_of(folder):
+            hr_folder, scale = found
+            problems += check_pairs(hr_folder, folder, scale, sizes)
     problems += [
         f"{folder}: has no LR images; png2npy.py --make-lr makes them"
         for folder in folders
-        if folder.name.endswith("_HR")
-        and not (folder.parent / f"{folder.name.removesuffix('_HR')}_LR_bicubic").is_dir()
+        if folder.name.endswith("_HR") and not lr_folder_of(folder, 3).parent.is_dir()
     ]
     print(f"{len(files)} files, {len(problems)} problems: {root}")
     tell_sets(root)
@@ -243,8 +247,17 @@ def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    if args.check:
-        return check_tree(args.check, args.workers)
+    try:
+        return check_tree(args.check, args.workers) if args.check else decode(args)
+    except OSError as error:  # such as a folder that may not be read, or a full disk
+        return report([str(error)])
+    except KeyboardInterrupt:
+        stop("" if args.check else "the same command goes on where it was")
+
+
+def decode(args: argparse.Namespace) -> int:
+    """Writes what is missing in --pathTo; returns the exit code."""
+    check_writable(args.pathTo, f"--pathTo {args.pathTo}")
     whole = jobs = decoding_jobs(args.pathFrom, args.pathTo)
     if not jobs:
         print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
@@ -260,7 +273,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if clashes := same_target([*whole, *jobs]):
         return report(clashes)
     pending = [job for job in jobs if not is_made_from(job.npy, job.image)]
-    problems = run(pending, args.workers)
+    cv2.setNumThreads(1)  # one core an image
+    problems = [problem for problem in in_parallel(convert, pending, args.workers) if problem]
     done = len(jobs) - len(pending)
     failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
     print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")

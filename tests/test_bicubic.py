@@ -3,6 +3,7 @@ import pytest
 from conftest import needs_reference, reference, smooth_image
 
 from dataset import BenchmarkSet
+from utils import bicubic
 from utils.bicubic import cubic, imresize
 from utils.download import SET5_CROP, SET5_SHA256, pixel_hash
 from utils.evaluation import average, to_tensor
@@ -53,6 +54,14 @@ def test_size_is_rounded_up_and_edges_are_mirrored():
 def test_scale_one_is_the_image():
     image = smooth_image(9, 8)
     np.testing.assert_array_equal(imresize(image, 1), image)
+
+
+@pytest.mark.parametrize("scale", (1 / 3, 2))
+def test_bands_are_no_different_from_the_whole(scale, monkeypatch):
+    image = smooth_image(61, 40)
+    whole = imresize(image, scale)
+    monkeypatch.setattr(bicubic, "BAND", 7)
+    np.testing.assert_array_equal(imresize(image, scale), whole)
 
 
 def test_grey_images_and_bad_input():

@@ -295,6 +295,17 @@ def test_benchmark_from_set5_layout(tmp_path):
         BenchmarkSet.from_set5(tmp_path, 3)
 
 
+def test_two_images_of_one_name_are_named(tmp_path):
+    write_rgb(tmp_path / "original/a.png", smooth_image(30, 30))
+    for name in ("a.png", "ax3.png"):
+        write_rgb(tmp_path / "LRbicx3" / name, smooth_image(10, 10))
+    with pytest.raises(DataError, match="LRbicx3 holds two images called a, a.png and ax3.png; rename one"):
+        BenchmarkSet.from_set5(tmp_path, 3)
+    write_rgb(tmp_path / "original/a.bmp", smooth_image(30, 30))
+    with pytest.raises(DataError, match="original holds two images called a, a.bmp and a.png; rename one"):
+        BenchmarkSet.from_folder(tmp_path / "original", 3)
+
+
 def test_benchmark_from_a_folder(tmp_path):
     write_rgb(tmp_path / "a.png", smooth_image(31, 32))
     ((name, lr, hr),) = BenchmarkSet.from_folder(tmp_path, 3)

@@ -276,6 +276,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "--json does not go with --teach"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--share", "0"], "must be above 0 and at most 1"),
         (["--port", "1"], "--port goes with --web"),
+        (["--web", "--port", "70000"], "--port 70000: must be from 1 to 65535"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
         (["--all", "--scale", "2"], "--scale does not go with --all"),
         (["--plot", "a.png"], "--plot goes with --all"),
@@ -417,6 +418,12 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(published, monk
     monkeypatch.setattr(demo, "super_resolve", lambda *_: pytest.fail("worked in vain"))
     assert run("--input", "a.png", flag, "a.png/x.png") == 1
     assert f"{flag} a.png/x.png: a.png is not a folder that can be written to" in capsys.readouterr().err
+
+
+def test_the_page_opens_on_the_default_network(published, monkeypatch):
+    shutil.copy(published / "tiny.safetensors", published / "another.safetensors")
+    monkeypatch.setattr(demo, "build_page", list)
+    assert demo.open_page(demo.parse_args(["--web", "--device", "cpu"])) == ["tiny", "another"]
 
 
 def test_publishing_measures_and_keeps_the_run(set5, published, capsys):

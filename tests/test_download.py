@@ -56,6 +56,12 @@ def test_a_connection_cut_in_the_middle_says_so(server, tmp_path, monkeypatch):
         download.fetch_set5(tmp_path / "new/Set5", server)
 
 
+def test_a_place_that_cannot_be_written_says_so(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(download.DownloadError, match="file/Set5: File exists"):
+        download.fetch_set5(tmp_path / "file/Set5", server)
+
+
 @needs_reference("data/set5/original")
 def test_the_course_s_set5_comes_out(tmp_path):
     """With the known hashes: the LR images are the course's, pixel for pixel."""

@@ -27,6 +27,10 @@ def test_a_cpu_has_a_name_and_threads(cpuinfo, name, monkeypatch):
     assert hardware("cpu") == f"{name}, 2 threads"
 
 
+def test_a_device_that_pytorch_has_no_name_for_is_told_by_its_own():
+    assert hardware("mps").endswith(", mps")
+
+
 @pytest.mark.parametrize("before", (False, True))
 def test_without_tf32_holds_inside_and_leaves_things_as_they_were(before):
     kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)

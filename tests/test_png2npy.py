@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import struct
@@ -169,7 +170,7 @@ def test_bad_images_are_named_and_the_rest_converted(div2k, capsys):
     out, err = capsys.readouterr()
     assert "5 written, 0 done before, 7 failed" in out
     for named in (
-        "truncated.png: not an image, or truncated",
+        "truncated.png: not an image, truncated, or",
         "text.jpg: not",
         "empty.png: not",
         "deep.png: 16-bit",
@@ -200,6 +201,43 @@ def test_linked_folders_are_converted(div2k, tmp_path):
     assert decode(tmp_path / "linked") == 0
     decoded = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*.npy"))
     assert decoded == ["linked_decoded/X_HR/0001.npy", "linked_decoded/beside/0001.npy"]
+
+
+def test_hidden_folders_are_left_out_and_long_names_are_not(div2k, capsys):
+    folder = div2k / "DIV2K_train_HR"
+    (folder / ".ipynb_checkpoints").mkdir()
+    shutil.copy(folder / "0001.png", folder / ".ipynb_checkpoints/0001-checkpoint.png")
+    (folder / "0001.png").rename(folder / f"{'長' * 83}.png")  # 253 bytes of at most 255
+    assert decode(div2k) == 0
+    assert "4 written, 0 done before, 0 failed" in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_it_at_once_and_says_so(div2k, monkeypatch, capsys):
+    def write_bytes(path, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert decode(div2k) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error"))
+    assert "cannot be written: No space left on device" in line and line.count("DIV2K_decoded") == 1
+
+
+def test_a_target_that_cannot_be_written_is_told_before_the_work(div2k, capsys):
+    assert png2npy.main(["--pathFrom", str(div2k), "--pathTo", "/proc/decoded"]) == 1
+    assert "--pathTo /proc/decoded: /proc is not a folder that can be written to" in capsys.readouterr().err
+
+
+def test_stopped(div2k, monkeypatch, capsys):
+    monkeypatch.setattr(png2npy, "as_completed", interrupt)
+    for flags in (["--pathFrom", str(div2k), "--pathTo", f"{div2k}_decoded"], ["--check", str(div2k)]):
+        (div2k / "a.npy").touch()
+        with pytest.raises(SystemExit, match="^130$"):
+            png2npy.main(flags)
+        assert "stopped" in capsys.readouterr().err
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_no_image_is_an_error(tmp_path, capsys):

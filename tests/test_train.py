@@ -22,8 +22,9 @@ from conftest import authors_state, smooth_image
 
 import train
 from dataset import TEACHER, PairedPatches, find_pairs
-from models import build_model
+from models import build_model, chain
 from utils.checkpoint import load_model, load_state, save_state
+from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.files import locked
 from utils.images import write_rgb
@@ -87,8 +88,9 @@ def test_soap_changes_its_ways_on_resume(decoded, tmp_path):
     assert not group["cautious"] and group["precondition_every"] == 5
 
 
-def test_killed_and_resumed(decoded, tmp_path):
-    """kill -9 in the middle of a run, then --resume: the weights of a run never stopped."""
+@pytest.mark.parametrize("how", ("SIGKILL", "SIGTERM"))
+def test_killed_and_resumed(decoded, tmp_path, how):
+    """kill in the middle of a run, then --resume: the weights of a run never stopped."""
     flags = ["--epochs", "6", "--ema", "0.9"]
     command = [sys.executable, "train.py", *TINY, "--data", str(decoded), "--repeat", "1", *flags]
     process = subprocess.Popen(
@@ -99,8 +101,10 @@ def test_killed_and_resumed(decoded, tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed/last.pth").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(getattr(signal, how))
     process.wait()
+    if how == "SIGTERM":
+        assert process.returncode == 143 and not list((tmp_path / "killed").glob(".*"))
     assert load_state(tmp_path / "killed/last.pth")["run"]["epoch"] < 6
     train.main(["--resume", str(tmp_path / "killed/last.pth"), "--device", "cpu"])
     run(decoded, tmp_path / "whole", *flags)
@@ -334,14 +338,14 @@ def plain_loss(decoded_once) -> float:
     """Mean of the last 100 of 200 steps by a loop of float32 NCHW, one module at a time, one sample at a time."""
     torch.manual_seed(0)
     model = build_model("IMDN_dw", nf=8, num_modules=1)
-    for module in model.modules():
-        module.fused = False
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     patches = PairedPatches([(find_pairs(decoded_once, "training", 3), 1)], scale=3, patch_size=24, split="training")
     losses = []
     for step in range(200):
         lr, hr = (torch.cat([patches[[i]][part] for i in (2 * step, 2 * step + 1)]) for part in (0, 1))
-        loss = torch.nn.functional.l1_loss(model(lr.contiguous() / 255), hr.contiguous() / 255)
+        with chain.layers_apart():
+            sr = model(lr.contiguous() / 255)
+        loss = torch.nn.functional.l1_loss(sr, hr.contiguous() / 255)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -428,6 +432,25 @@ def test_the_best_is_sought_anew_on_other_validation_images(decoded, tmp_path, c
     train.main([*resume, "3", "--data", str(other)])
     assert load_state(tmp_path / "run/last.pth")["run"]["best_psnr_db"] < 99.0
     assert "other validation images than before" in capsys.readouterr().err
+
+
+def test_a_flat_validation_image_has_a_finite_psnr(decoded):
+    for file in decoded.glob("DIV2K_valid*/**/*0801*.npy"):
+        np.save(file, np.full_like(np.load(file), 255))  # which clamping makes exact
+    valid = PairedPatches([(find_pairs(decoded, "validation", 3), 1)], scale=3, patch_size=24, split="validation")
+    args = SimpleNamespace(batch=2, device="cpu", channels_last=False)
+    nearest = torch.nn.Upsample(scale_factor=3)
+    assert 29 < train.validate(nearest, valid, Ranks(), args) < 50
+
+
+def test_an_older_state_warns_of_the_epochs_that_it_replaces(decoded, tmp_path, capsys):
+    run(decoded, tmp_path / "run", "--epochs", "1")
+    older = shutil.copy(tmp_path / "run/last.pth", tmp_path / "run/older.pth")
+    resume = ["--device", "cpu", "--epochs", "2", "--resume"]
+    train.main([*resume, str(tmp_path / "run/last.pth")])
+    assert "will be replaced" not in capsys.readouterr().err
+    train.main([*resume, str(older)])
+    assert f"{tmp_path}/run holds 1 later epoch, which will be replaced" in capsys.readouterr().err
 
 
 def test_a_resumed_run_takes_another_set(decoded, tmp_path):

@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+BAND = 64  # rows of the output at a time: in float64 a photo takes gigabytes
+
 
 def cubic(x: np.ndarray) -> np.ndarray:
     """Keys' cubic kernel, a = -0.5."""
@@ -48,14 +50,21 @@ def imresize(image: np.ndarray, scale: float | Fraction) -> np.ndarray:
     if scale <= 0:
         raise ValueError(f"scale is {scale}; it must be positive")
     exact = Fraction(scale).limit_denominator(1000)
-    out = image.astype(np.float64)
-    for axis in (0, 1):
-        n_out = -(-out.shape[axis] * exact.numerator // exact.denominator)  # ceil, exact
-        indices, weights = resize_weights(out.shape[axis], n_out, float(exact))
-        moved = np.moveaxis(out, axis, 0)
-        total = np.zeros((n_out, *moved.shape[1:]))
-        for tap in range(indices.shape[1]):
-            weight = weights[:, tap].reshape(-1, *[1] * (moved.ndim - 1))
-            total += weight * moved[indices[:, tap]]
-        out = np.moveaxis(total, 0, axis)
-    return np.clip(np.floor(out + 0.5), 0, np.iinfo(image.dtype).max).astype(image.dtype)
+    rows, columns = (
+        resize_weights(n, -(-n * exact.numerator // exact.denominator), float(exact))  # ceil, exact
+        for n in image.shape[:2]
+    )
+    out = np.empty((len(rows[0]), len(columns[0]), *image.shape[2:]), image.dtype)
+    for top in range(0, len(out), BAND):
+        band = weighted_sum(image, *(part[top : top + BAND] for part in rows))
+        band = weighted_sum(band.swapaxes(0, 1), *columns).swapaxes(0, 1)
+        out[top : top + BAND] = np.clip(np.floor(band + 0.5), 0, np.iinfo(image.dtype).max)
+    return out
+
+
+def weighted_sum(image: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Resizes the first axis by its taps, (n_out, k) each: (n_in, …) -> (n_out, …) float64."""
+    total = np.zeros((len(indices), *image.shape[1:]))
+    for taps, weight in zip(indices.T, weights.T):
+        total += weight.reshape(-1, *[1] * (image.ndim - 1)) * image[taps]
+    return total

@@ -52,7 +52,7 @@ class Ranks:
         except (RuntimeError, ValueError) as error:
             sys.exit(f"error: rank {self.rank} of {self.world} did not meet the others: {first_line(error)}")
         except KeyboardInterrupt:
-            stop("nothing was saved yet")
+            stop("nothing was begun")
         try:
             yield
         except BaseException as error:

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import shutil
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -35,9 +34,18 @@ def fetch_set5(folder: Path, url: str = SET5_URL, timeout_s: float = 10.0) -> No
     """Writes original/ and LRbicx3/ into `folder`, which appears whole or not at all.
 
     Raises:
-        DownloadError: no network, or other pixels than Set5's.
+        DownloadError: no network, other pixels than Set5's, or a folder that cannot be written.
     """
     folder = Path(folder)
+    try:
+        _fetch_set5(folder, url, timeout_s)
+    except DownloadError:
+        raise
+    except OSError as error:  # nowhere to write to
+        raise DownloadError(f"{folder}: {error.strerror or error}") from error
+
+
+def _fetch_set5(folder: Path, url: str, timeout_s: float) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / folder.name
@@ -54,4 +62,5 @@ def fetch_set5(folder: Path, url: str = SET5_URL, timeout_s: float = 10.0) -> No
                 raise DownloadError(f"{url}{name}.png does not hold Set5's pixels")
             height, width = (n // SET5_CROP * SET5_CROP for n in hr.shape[:2])
             write_rgb(made / "LRbicx3" / f"{name}.png", imresize(hr[:height, :width], 1 / 3))
-        shutil.move(made, folder)
+        if not folder.exists():  # as where another process was first
+            made.replace(folder)

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from natsort import natsorted
-
 try:
     import fcntl
 except ImportError:  # Windows
@@ -42,7 +40,7 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
         OSError: it cannot be written; names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")  # no longer than most names
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -105,18 +103,17 @@ def is_made_from(path: Path, source: Path) -> bool:
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file of a tree; linked folders are entered, but for those that hold the link itself."""
+    """Every file of a tree but hidden ones, and those in hidden folders, such as .git.
+
+    Linked folders are entered, but for those that hold the link itself.
+    """
     real = os.path.realpath(folder)
     if real in above:
         return
     for entry in Path(folder).iterdir():
+        if entry.name.startswith("."):
+            continue
         if entry.is_dir():
             yield from files_below(entry, (*above, real))
         else:
             yield entry
-
-
-def sets_below(folder: Path) -> list[Path]:
-    """Folders of decoded training images, `folder` itself or those in it, in natural order."""
-    hr_folders = {file.parent for pattern in ("*_HR", "*/*_HR") for file in folder.glob(f"{pattern}/[!.]*.npy")}
-    return natsorted({f.parent for f in hr_folders if not f.name.endswith(("_valid_HR", "_test_HR"))}, key=str)

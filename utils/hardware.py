@@ -11,9 +11,11 @@ from utils.flags import first_line
 
 
 def hardware(device: str) -> str:
-    """The GPU's name, or the CPU's and how many threads PyTorch takes."""
+    """The GPU's name, of which PyTorch knows CUDA's, or the CPU's and how many threads PyTorch takes."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
+    if device != "cpu":
+        return f"{cpu_name()}, {device}"
     threads = torch.get_num_threads()
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 

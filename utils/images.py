@@ -14,6 +14,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # read_rgb sa
 Image.MAX_IMAGE_PIXELS = None  # it reads headers; OpenCV, which decodes, has a limit of its own
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NOT_AN_IMAGE = "not an image, truncated, or of a kind that OpenCV does not read, such as HEIC"
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -41,7 +42,7 @@ def read_rgb(path: Path) -> np.ndarray:
     except cv2.error as error:  # such as a header that claims billions of pixels
         raise ValueError(f"cannot be decoded: {error.err}") from error
     if image is None:
-        raise ValueError("not an image, or truncated")
+        raise ValueError(NOT_AN_IMAGE)
     if image.dtype != np.uint8:
         raise ValueError(f"{image.dtype.itemsize * 8}-bit samples; convert it to 8-bit")
     if not is_jpeg and has_alpha(data):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 BUDGET_GFLOPS = 11.1
 BUDGET_PSNR_DB = 31.5
+ROUNDING_MSE = 1 / (12 * 255**2)  # of [0, 1] images, by rounding to 8 bits
 
 
 def quantise(image: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def psnr_loss(sr: Tensor, hr: Tensor) -> Tensor:
     """
     _check_pair(sr, hr, border=0)
     mse = (sr - hr).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(mse + 1 / (12 * 255**2)).mean()
+    return 10 * torch.log10(mse + ROUNDING_MSE).mean()
 
 
 def mse_255(sr: Tensor, hr: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from utils.files import atomic_path
-from utils.images import IMAGE_SUFFIXES
+from utils.images import IMAGE_SUFFIXES, NOT_AN_IMAGE
 
 ORIENTATION = 274  # EXIF tag
 UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
@@ -102,7 +102,7 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     except cv2.error as error:
         raise ValueError(f"cannot be decoded: {error.err}") from error
     if image is None:
-        raise ValueError("not an image, or truncated")
+        raise ValueError(NOT_AN_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{image.dtype} samples; convert it to 8 or 16 bits")
     if header.is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha

@@ -23,7 +23,7 @@ Crop = tuple[int, int, int]  # left, top, side
 def most_different_crop(a: np.ndarray, b: np.ndarray, side: int) -> Crop:
     """The square where two images of (H, W, 3) uint8 differ most; no larger than they are."""
     side = min(side, *a.shape[:2])
-    difference = np.abs(a.astype(np.float32) - b).sum(axis=2)
+    difference = cv2.absdiff(a, b).sum(axis=2, dtype=np.float32)
     sums = cv2.integral(difference)
     windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     top, left = np.unravel_index(windows.argmax(), windows.shape)

@@ -84,7 +84,7 @@ def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[S
         return [Span(0, length, None, None)]
     shared = 2 * margin + blend
     if longest <= 2 * shared:
-        raise ValueError(f"a tile of {longest} is not longer than its two overlaps of {shared}; give a larger one")
+        raise ValueError(f"a tile of {longest} is short for this network's margins; give at least {2 * shared + 1}")
     count = -(-(length - shared) // (longest - shared))
     size = -(-(length + shared * (count - 1)) // count)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
@@ -112,7 +112,13 @@ def receptive_margin(model: nn.Module) -> int:
 
 def bytes_per_pixel(model: nn.Module) -> int:
     """What one LR pixel needs at the network's widest place, about: four float32 maps of its widest conv."""
-    return 16 * max(max(m.in_channels, m.out_channels) for m in model.modules() if isinstance(m, nn.Conv2d))
+    widest = area = 1  # pixels for each LR pixel, more after every pixel shuffle
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            widest = max(widest, area * max(module.in_channels, module.out_channels))
+        elif isinstance(module, nn.PixelShuffle):
+            area *= module.upscale_factor**2
+    return 16 * widest
 
 
 TILE_BYTES = 768 << 20  # of one tile; the same everywhere, as attention makes pixels depend on the tile

@@ -1,0 +1,53 @@
+"""Folders and files of a decoded set, which are those of DIV2K and Flickr2K as downloaded; dataset.py shows them."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from natsort import natsorted
+
+from utils.files import atomic_path
+
+
+def is_training_hr(folder: Path) -> bool:
+    """Whether training reads it: X_train_HR, or X_HR where a set has no splits."""
+    return folder.name.endswith("_HR") and not folder.name.endswith(("_valid_HR", "_test_HR"))
+
+
+def lr_folder_of(hr_folder: Path, scale: int) -> Path:
+    """X_HR -> X_LR_bicubic/X3."""
+    return hr_folder.with_name(f"{hr_folder.name.removesuffix('_HR')}_LR_bicubic") / f"X{scale}"
+
+
+def hr_folder_of(lr_folder: Path) -> tuple[Path, int] | None:
+    """X_LR_bicubic/X3 -> X_HR and 3; None where the folder is not called so."""
+    named, parent = re.fullmatch(r"X(\d+)", lr_folder.name), lr_folder.parent
+    if not (named and parent.name.endswith("_LR_bicubic")):
+        return None
+    return parent.with_name(f"{parent.name.removesuffix('_LR_bicubic')}_HR"), int(named[1])
+
+
+def what_is_wrong(array: np.ndarray) -> str | None:
+    """How a decoded image is not what png2npy.py writes; None where it is."""
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.flags.c_contiguous:
+        return None
+    return f"holds {array.dtype} {array.shape}, not uint8 (H, W, 3) in C order"
+
+
+def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:
+    """Writes a decoded image, whole or not at all, with the modification time of what it was made from.
+
+    Raises:
+        OSError: it cannot be written; names `path`.
+    """
+    buffer = io.BytesIO()  # numpy itself does not say that a disk is full
+    np.save(buffer, array)
+    with atomic_path(path, made_from) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def sets_below(folder: Path) -> list[Path]:
+    """Folders of decoded training images, `folder` itself or those in it, in natural order."""
+    hr_folders = {file.parent for pattern in ("*_HR", "*/*_HR") for file in folder.glob(f"{pattern}/[!.]*.npy")}
+    return natsorted({hr_folder.parent for hr_folder in hr_folders if is_training_hr(hr_folder)}, key=str)
