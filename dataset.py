@@ -355,6 +355,7 @@ class DevicePatches:
         self.hr = DeviceArrays(patches.hr, device)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """lr and hr of these samples, (n, 3, patch, patch) uint8, HR patches `scale` times as large."""
         draws = self.patches.draw(indices)
         scale, size = self.patches.scale, self.patches.patch_size
         table = torch.from_numpy(np.stack((draws.image, draws.top, draws.left, draws.orientation)))
@@ -377,6 +378,7 @@ class DeviceArrays:
         self.widths = torch.from_numpy(arrays.shapes[:, 1].copy()).to(device)
 
     def cut(self, table: Tensor, size: int, scale: int) -> Tensor:
+        """Patches of size×size pixels: (4, n) of `Draws`, in pixels of 1/scale -> (n, 3, size, size) uint8."""
         image, top, left, orientation = table[:, :, None, None]
         y = torch.arange(size, device=table.device)[None, :, None]
         x = torch.arange(size, device=table.device)[None, None, :]
@@ -397,7 +399,7 @@ class BenchmarkSet:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         return iter(self.items)
 
     @classmethod

@@ -355,7 +355,11 @@ def may_run_native(args: argparse.Namespace) -> bool:
 
 
 def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, BenchmarkSet | None]:
-    """Training patches, validation patches and Set5 (None where absent)."""
+    """Training patches, validation patches and Set5 (None where absent).
+
+    Raises:
+        DataError: a set without training images, none with validation images, or images that cannot be used.
+    """
     if args.data == ["sample"]:
         sets = {split: [(sample_pairs(split, args.scale), 1)] for split in ("training", "validation")}
     else:
@@ -461,7 +465,11 @@ def score(model: nn.Module, set5: BenchmarkSet, draw: bool, ranks: Ranks, args: 
 
 
 def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
-    """Writes log entries to --save-dir/tensorboard, or nothing without --tensorboard."""
+    """Writes log entries to --save-dir/tensorboard, or nothing without --tensorboard.
+
+    Raises:
+        TrainingError: the package is not installed.
+    """
     if not args.tensorboard:
         return lambda entry: None
     try:
@@ -581,7 +589,11 @@ class Gradients:
 def train_epoch(
     gradients: Gradients, learner: Learner, source: Iterator, epoch: int, ranks: Ranks, args: argparse.Namespace
 ) -> float:
-    """One epoch; returns the mean loss, which stays on the device until then."""
+    """One epoch; returns the mean loss, which stays on the device until then.
+
+    Raises:
+        TrainingError: the loss or the weights became infinite.
+    """
     model, optimizer = learner.model, learner.optimizer
     model.train()
     total = torch.zeros((), device=args.device)
@@ -665,7 +677,11 @@ class Run:
 
 
 def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
-    """What learns, and its run: new, from --init, or as the state left them."""
+    """What learns, and its run: new, from --init, or as the state left them.
+
+    Raises:
+        CheckpointError: a file of --init that cannot be used.
+    """
     torch.manual_seed(args.seed)
     run = Run(sizes(args))
     model = build_model(args.model, **run.hyperparameters)
@@ -760,7 +776,11 @@ def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
 
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
-    """Trains to the last epoch; returns the last log entry."""
+    """Trains to the last epoch; returns the last log entry.
+
+    Raises:
+        TrainingError, DataError, CheckpointError, OSError: what keeps it from its end; the message says what to do.
+    """
     started = time.monotonic()
     learner, run = build(args, state)
     args.save_dir = save_dir(args)

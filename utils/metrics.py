@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
@@ -130,7 +131,7 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
     return torch.tensor([_ssim(a.numpy(), b.numpy()) for a, b in pairs], dtype=torch.float64)
 
 
-def _ssim(a, b) -> float:
+def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     # truncate 3.5 at sigma 1.5 makes the window 11 wide; scikit-image's own mean leaves out its 5-pixel border.
     return structural_similarity(
         a, b, data_range=255, gaussian_weights=True, sigma=1.5, truncate=3.5, use_sample_covariance=False
