@@ -53,10 +53,17 @@ def write_png_tree(root: Path, *folders: str) -> None:
         write_rgb(root / f"{folder}_LR_bicubic/X3/0001x3.png", imresize(hr, 1 / 3))
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch) -> Path:
-    """A working directory with a small one of everything that the README names."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="session")
+def workplace_once(tmp_path_factory) -> Path:
+    """A folder with a small one of everything that the README names; not to be changed."""
+    root = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        fill_workplace()
+    return root
+
+
+def fill_workplace() -> None:
     write_png_tree(Path("DIV2K"), "DIV2K_train", "DIV2K_valid")
     write_png_tree(Path("Flickr2K"), "Flickr2K")
     write_png_tree(Path("mine"), "mine_train", "mine_valid")
@@ -88,12 +95,10 @@ def workplace(tmp_path, monkeypatch) -> Path:
         write_rgb(Path(name), imresize(smooth_image(36, 36), 1 / 3))
     write_rgb(Path("small.png"), smooth_image(48, 48))
     torch.save(authors_state(build_model("IMDN", scale=3)), "IMDN_x3.pth")
-    monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
     leg = {"command": "python train.py", "commit": "0" * 40, "from_iteration": 0}
     metadata = {"commands": [leg], "data": {"sets": []}, "metrics": {}}
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
-    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf32_m10_x3.safetensors")
     networks = {
         "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10),
         f"{TRAINED}/best": ("IMDN_dw", 40, 6),
@@ -107,6 +112,15 @@ def workplace(tmp_path, monkeypatch) -> Path:
         sizes = {"nf": nf, "num_modules": modules, "scale": 3}
         described = metadata | {"model": name, "hyperparameters": sizes}
         save_weights(Path(f"{file}.safetensors"), build_model(name, **sizes), described)
+
+
+@pytest.fixture
+def workplace(workplace_once, tmp_path, monkeypatch) -> Path:
+    """A copy of it, the working directory."""
+    shutil.copytree(workplace_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "PUBLISHED", tmp_path / "checkpoint")
+    monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", tmp_path / "checkpoint/IMDN_dw_nf32_m10_x3.safetensors")
     return tmp_path
 
 
@@ -118,6 +132,7 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
     script, *flags = flags
     if script == "-m":
         benchmark = importlib.import_module(flags.pop(0))
+        monkeypatch.setattr(benchmark, "CHANGES", ("", "--seed 1"), raising=False)  # of the recipe's dozen
         return benchmark.main([*flags, *SMALL_BENCHMARKS[benchmark.__name__.split(".")[-1]], "--device", "cpu"])
     assert launcher in ("python", "torchrun")
     if script == "png2npy.py":
