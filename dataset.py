@@ -23,7 +23,7 @@ from torch import Tensor
 
 from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
-from utils.layout import is_training_hr, lr_folder_of, what_is_wrong
+from utils.layout import is_training_hr, lr_folder_of, lr_name, what_is_wrong
 from utils.patterns import unlike_photos
 from utils.sampling import Cells, random_uniform, scale_to_share
 
@@ -76,7 +76,7 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
         DataError: an image without its partner or with two, named; or several sets in one root.
     """
     of_split = {"training": is_training_hr, "validation": lambda folder: folder.name.endswith("_valid_HR")}[split]
-    folders = [folder for folder in natsorted(root.glob("*_HR"), key=str) if folder.is_dir() and of_split(folder)]
+    folders = [folder for folder in natsorted(root.glob("[!.]*_HR"), key=str) if folder.is_dir() and of_split(folder)]
     if not folders:
         return []
     if len(folders) > 1:
@@ -84,7 +84,8 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
         raise DataError(f"{root} holds several {split} sets ({names}); decode each into a folder of its own")
     (hr_folder,) = folders
     lr_folder = lr_folder_of(hr_folder, scale)
-    hr_files, lr_files = by_name(hr_folder.glob("[!.]*.npy")), by_name(lr_folder.glob("[!.]*.npy"), scale)
+    hr_files, lr_files = (natsorted(folder.glob("[!.]*.npy"), key=str) for folder in (hr_folder, lr_folder))
+    hr_files, lr_files = by_name(hr_files), by_name(lr_files, scale)
     if hr_files and not lr_files:
         raise DataError(
             f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr makes them"
@@ -104,9 +105,11 @@ def by_name(files: Iterable[Path], scale: int | None = None) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for file in files:
-        name = file.stem.removesuffix(f"x{scale}") if scale else file.stem
+        name = lr_name(file, scale) if scale else file.stem
         if (other := named.setdefault(name, file)) != file:
-            raise DataError(f"{file.parent} holds two images called {name}, {other.name} and {file.name}; rename one")
+            raise DataError(
+                f"{file.parent} holds two images called {name}, {other.name} and {file.name}; delete or rename one"
+            )
     return named
 
 

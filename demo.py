@@ -611,6 +611,7 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 
     Raises:
         DataError: no pairs of this scale, one that cannot be used, or an --output that is not this teacher's.
+        OSError: nothing more can be written.
     """
     pairs = open_untaught(scale, args)
     claim_output(scale, args)
@@ -626,6 +627,8 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
             write_array(hr, target, pair.hr)
     except KeyboardInterrupt:
         stop("the same command goes on where it was")
+    except OSError as error:
+        raise OSError(f"{error}; the same command goes on where it was") from error
     print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
 
 
@@ -741,7 +744,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}; install it with: pip install {error.name}", file=sys.stderr)
         return 1
     except (ValueError, OSError, MemoryError, ImportError) as error:  # DataError, CheckpointError are ValueErrors
-        print(f"error: {str(error) or first_line(error)}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         stop()

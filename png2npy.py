@@ -14,6 +14,7 @@ import argparse
 import errno
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from utils.cores import usable_cores
 from utils.files import check_writable, files_below, is_made_from
 from utils.flags import FlagParser, stop
 from utils.images import list_images, read_rgb
-from utils.layout import hr_folder_of, is_training_hr, lr_folder_of, sets_below, what_is_wrong, write_array
+from utils.layout import hr_folder_of, is_training_hr, lr_folder_of, lr_name, sets_below, what_is_wrong, write_array
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, one's share of it, a disk for reading alone
 MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
@@ -179,8 +180,8 @@ def convert(job: Job) -> str | None:
 def in_parallel(work: Callable, items: Sequence, workers: int) -> list:
     """What `work` returns of each item, in their order, with a progress bar; what it raises ends the others soon."""
     with ThreadPoolExecutor(workers) as pool:  # decoding and numpy's loops release the interpreter lock
-        futures = [pool.submit(work, item) for item in items]
         try:
+            futures = [pool.submit(work, item) for item in items]
             for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
                 future.result()
         except BaseException:
@@ -193,7 +194,7 @@ def read_size(npy: Path) -> tuple[int, int] | str:
     """(H, W) of a decoded image whose every byte was read, or what is wrong with it."""
     try:
         array = np.load(npy, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:  # a damaged header can claim any size
         return f"{npy}: not a whole .npy file ({error})"
     wrong = what_is_wrong(array)
     return f"{npy}: {wrong}" if wrong else array.shape[:2]
@@ -233,8 +234,11 @@ def tell_sets(root: Path) -> None:
 def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, tuple[int, int] | str]) -> list[str]:
     """What is wrong between the readable files of an HR and an LR folder."""
     hr = {file.stem: size for file, size in sizes.items() if file.parent == hr_folder}
-    lr = {file.stem.removesuffix(f"x{scale}"): size for file, size in sizes.items() if file.parent == lr_folder}
-    problems = [f"{hr_folder / name}.npy: no partner in {lr_folder}" for name in natsorted(hr.keys() - lr.keys())]
+    lr_files = [file for file in sizes if file.parent == lr_folder]
+    lr = {lr_name(file, scale): sizes[file] for file in lr_files}
+    twice = {name for name, count in Counter(lr_name(file, scale) for file in lr_files).items() if count > 1}
+    problems = [f"{lr_folder}: holds two images called {name}; delete one" for name in natsorted(twice)]
+    problems += [f"{hr_folder / name}.npy: no partner in {lr_folder}" for name in natsorted(hr.keys() - lr.keys())]
     problems += [f"{lr_folder}: {name} has no partner in {hr_folder}" for name in natsorted(lr.keys() - hr.keys())]
     for name in natsorted(hr.keys() & lr.keys()):
         if not isinstance(hr[name], str) and not isinstance(lr[name], str):
@@ -274,7 +278,10 @@ def decode(args: argparse.Namespace) -> int:
         return report(clashes)
     pending = [job for job in jobs if not is_made_from(job.npy, job.image)]
     cv2.setNumThreads(1)  # one core an image
-    problems = [problem for problem in in_parallel(convert, pending, args.workers) if problem]
+    try:
+        problems = [problem for problem in in_parallel(convert, pending, args.workers) if problem]
+    except OSError as error:
+        raise OSError(f"{error}; the same command goes on where it was") from error
     done = len(jobs) - len(pending)
     failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
     print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")

@@ -59,7 +59,7 @@ from utils.plots import draw_panel, draw_plots
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
 
-# Of ×3.
+# X3 stands for any scale.
 DOWNLOADS = """\
   wget https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_{train_HR,train_LR_bicubic_X3,valid_HR,valid_LR_bicubic_X3}.zip
   wget http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"""
@@ -75,7 +75,7 @@ FIXED += ("detail", "noise", "valid_patch", "valid_repeat", "save_dir")
 MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels_last")
 
 
-# Flags whose values, the last leg's, are written into the published weights; None is what --help calls the default.
+# Flags whose values, the last leg's, are written into the published weights; None where --help tells what it was.
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
 DESCRIBED += ("anneal_epochs", "warmup", "epochs", "minutes", "iterations", "ema", "clip", "init", "bf16", "compile")
 DESCRIBED += ("detail", "noise")
@@ -441,7 +441,7 @@ def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> float:
-    """Mean RGB PSNR over the validation patches, dB: of one that is reproduced exactly, as a flat one is, 58.9 dB."""
+    """Mean RGB PSNR over the validation patches, dB: each at most 58.9 dB, as an exact one has infinite."""
     values, highest = [], -10 * math.log10(ROUNDING_MSE)
     share = ranks.share(range(len(valid)))
     for start in range(0, len(share), args.batch):
@@ -731,10 +731,6 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
             f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
         )
-    log = args.save_dir / "log.jsonl"
-    if ranks.is_first and state and log.exists() and (later := len(read_log(log)) - run.epoch) > 0:
-        later = f"{later} later epoch{'s' if later > 1 else ''}"
-        print(f"warning: {args.save_dir} holds {later}, which will be replaced; copy it to keep them", file=sys.stderr)
     if run.epoch >= args.epochs:
         took = f" after {run.seconds / 60:.3g} minutes, which --minutes counts" if args.minutes else ""
         more = "--minutes that hold another epoch" if args.minutes else "--epochs above that"
@@ -742,6 +738,10 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f"this run has ended at epoch {run.epoch}{took}; give {more} to go on, or start another from its"
             f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
         )
+    log = args.save_dir / "log.jsonl"
+    if ranks.is_first and state and log.exists() and (later := len(log.read_text().splitlines()) - run.epoch) > 0:
+        later = f"{later} later epoch{'s' if later > 1 else ''}"
+        print(f"warning: {args.save_dir} holds {later}, which will be replaced; copy it to keep them", file=sys.stderr)
 
 
 def introduce(

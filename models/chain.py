@@ -19,12 +19,12 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE = 48  # channels in and out, from which PyTorch's own 3×3 convs are as fast (Zen 4, AVX-512)
 
 
-_apart = False
+_apart = False  # of all threads
 
 
 @contextmanager
 def layers_apart() -> Iterator[None]:
-    """Inside it every layer of every network runs as a module: to differentiate twice, or to compare."""
+    """A forward inside it runs every layer as a module: it can be differentiated twice, or compared with."""
     global _apart
     before, _apart = _apart, True
     try:
@@ -89,16 +89,18 @@ def is_eager(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not is_watched()
-        and not torch._C._are_functorch_transforms_active()
     )
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether these layers must run one at a time, as they are: `layers_apart` says so, a trace or a dispatch mode
-    records them, or a forward hook on one of them looks at what it computes (thop's) or changes it (pruning's).
+    """Whether these layers must run one at a time, as they are: `layers_apart` says so, a trace, a dispatch mode or
+    `torch.func` records them, or a forward hook on one of them looks at what it computes (thop's) or changes it
+    (pruning's).
     """
     is_recorded = not torch.compiler.is_compiling() and (
-        torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+        torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
     )
     return _apart or is_recorded or any(map(has_hooks, modules))
 

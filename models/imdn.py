@@ -33,9 +33,8 @@ def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
     """Standard deviation over H, W (biased): (N, C, H, W), (N, C, 1, 1) -> (N, C, 1, 1).
 
     The gradient is zero, not infinite, where a channel is constant: `vector_norm` takes the zero subgradient.
-    The mean is detached, which is exact (the deviations sum to zero) and saves two passes over x in backward.
     """
-    norm = torch.linalg.vector_norm(x - mean.detach(), dim=(2, 3), keepdim=True)
+    norm = torch.linalg.vector_norm(x - mean, dim=(2, 3), keepdim=True)
     return norm * (x.shape[2] * x.shape[3]) ** -0.5
 
 

@@ -299,10 +299,10 @@ def test_two_images_of_one_name_are_named(tmp_path):
     write_rgb(tmp_path / "original/a.png", smooth_image(30, 30))
     for name in ("a.png", "ax3.png"):
         write_rgb(tmp_path / "LRbicx3" / name, smooth_image(10, 10))
-    with pytest.raises(DataError, match="LRbicx3 holds two images called a, a.png and ax3.png; rename one"):
+    with pytest.raises(DataError, match="LRbicx3 holds two images called a, a.png and ax3.png; delete or rename one"):
         BenchmarkSet.from_set5(tmp_path, 3)
     write_rgb(tmp_path / "original/a.bmp", smooth_image(30, 30))
-    with pytest.raises(DataError, match="original holds two images called a, a.bmp and a.png; rename one"):
+    with pytest.raises(DataError, match="original holds two images called a, a.bmp and a.png; delete or rename one"):
         BenchmarkSet.from_folder(tmp_path / "original", 3)
 
 

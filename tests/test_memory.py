@@ -53,10 +53,12 @@ def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError),
         (RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory."), MemoryError),
         (RuntimeError("CUDA error: out of memory"), MemoryError),
+        (MemoryError(), MemoryError),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MemoryError),
         (RuntimeError("CUDA error: no kernel image is available"), RuntimeError),
     ),
 )
 def test_what_ends_for_memory_is_told_from_other_errors(error, becomes):
-    with pytest.raises(becomes), memory_shortage("take less"):
+    says = "out of memory; take less" if becomes is MemoryError else str(error)
+    with pytest.raises(becomes, match=says), memory_shortage("take less"):
         raise error

@@ -2,7 +2,7 @@ import copy
 import itertools
 from contextlib import nullcontext
 from functools import partial
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import thop
@@ -12,7 +12,7 @@ from conftest import needs_reference, reference
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import MODELS, build_model, complete_hyperparameters
-from models.chain import layers_apart
+from models.chain import is_watched, layers_apart
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from utils.cost import count_cost
@@ -215,15 +215,46 @@ def test_fused_layers_compute_what_their_modules_do(name, layout):
     torch.manual_seed(0)
     model = small(name, 3).double()
     x = torch.rand(2, 3, 9, 7, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
-    results = []
+    results, calls = [], []
     for layers in (nullcontext(), layers_apart()):
-        with layers:
+        with layers, patch.object(nn.Conv2d, "forward", autospec=True, side_effect=nn.Conv2d.forward) as forward:
             sr = model(x)
+        calls.append(forward.call_count)
         weights = torch.linspace(0, 1, sr.numel(), dtype=torch.float64).reshape(sr.shape)
         wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
         results.append([sr, *torch.autograd.grad((sr * weights).sum(), wanted)])
+    assert calls[0] < calls[1]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ("IMDN", "IMDN_dw", "DRLN_slim"))
+def test_layers_apart_can_be_differentiated_twice(name):
+    torch.manual_seed(0)
+    model = small(name, 2).double()
+    x = torch.rand(1, 3, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def apart(x):
+        with layers_apart():
+            return model(x)
+
+    assert torch.autograd.gradgradcheck(apart, x, fast_mode=True)
+
+
+def test_layers_apart_ends_with_its_block():
+    with pytest.raises(KeyError), layers_apart():
+        with layers_apart():
+            pass
+        assert is_watched()
+        raise KeyError
+    assert not is_watched()
+
+
+@pytest.mark.parametrize("name", ("IMDN", "IMDN_RTC", "IMDN_dw", "DRLN_slim"))
+def test_torch_func_takes_the_layers(name):
+    model, x = small(name, 2), torch.rand(1, 3, 5, 6, requires_grad=True)
+    (expected,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(torch.func.grad(lambda x: model(x).sum())(x.detach()), expected, rtol=1e-3, atol=1e-4)
 
 
 def attended(attention, x):

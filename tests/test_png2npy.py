@@ -282,6 +282,13 @@ def test_decoding_beside_the_images(tmp_path):
     assert (tmp_path / "a.npy").exists()
 
 
+def test_check_names_two_images_of_one_name(decoded, capsys):
+    lr = decoded / "DIV2K_train_LR_bicubic/X3"
+    shutil.copy(lr / "0001x3.npy", lr / "0001.npy")
+    assert png2npy.main(["--check", str(decoded)]) == 1
+    assert f"{lr}: holds two images called 0001; delete one" in capsys.readouterr().err
+
+
 def test_check_counts_what_is_whole(decoded, capsys):
     assert png2npy.main(["--check", str(decoded)]) == 0
     out = capsys.readouterr().out

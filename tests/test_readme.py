@@ -17,6 +17,7 @@ import png2npy
 import train
 from dataset import SET5
 from models import build_model
+from tests.benchmarks import recipe
 from utils.bicubic import imresize
 from utils.checkpoint import read_weights, save_weights
 from utils.cost import count_cost
@@ -132,7 +133,8 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
     script, *flags = flags
     if script == "-m":
         benchmark = importlib.import_module(flags.pop(0))
-        monkeypatch.setattr(benchmark, "CHANGES", ("", "--seed 1"), raising=False)  # of the recipe's dozen
+        if benchmark is recipe:
+            monkeypatch.setattr(recipe, "CHANGES", ("", "--seed 1"))
         return benchmark.main([*flags, *SMALL_BENCHMARKS[benchmark.__name__.split(".")[-1]], "--device", "cpu"])
     assert launcher in ("python", "torchrun")
     if script == "png2npy.py":
@@ -157,6 +159,13 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
     else:
         assert script == "train.py"
         assert train.main([*flags, *SMALL, "--save-dir", "run"])["iteration"] == 1
+
+
+@pytest.mark.parametrize("change", recipe.CHANGES)
+def test_the_recipe_s_changes_are_flags(change):
+    parser = train.make_parser()
+    args = parser.parse_args(f"{recipe.RECIPE} {change}".split())
+    train.check_args(parser, args)
 
 
 def test_the_snippet_runs(workplace, monkeypatch):

@@ -436,7 +436,7 @@ def test_the_best_is_sought_anew_on_other_validation_images(decoded, tmp_path, c
 
 def test_a_flat_validation_image_has_a_finite_psnr(decoded):
     for file in decoded.glob("DIV2K_valid*/**/*0801*.npy"):
-        np.save(file, np.full_like(np.load(file), 255))  # which clamping makes exact
+        np.save(file, np.full_like(np.load(file), 255))  # which Upsample reproduces
     valid = PairedPatches([(find_pairs(decoded, "validation", 3), 1)], scale=3, patch_size=24, split="validation")
     args = SimpleNamespace(batch=2, device="cpu", channels_last=False)
     nearest = torch.nn.Upsample(scale_factor=3)

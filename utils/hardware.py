@@ -11,10 +11,10 @@ from utils.flags import first_line
 
 
 def hardware(device: str) -> str:
-    """The GPU's name, of which PyTorch knows CUDA's, or the CPU's and how many threads PyTorch takes."""
+    """A CUDA GPU's name; else the CPU's, and how many threads PyTorch takes or the other device."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    if device != "cpu":
+    if torch.device(device).type != "cpu":
         return f"{cpu_name()}, {device}"
     threads = torch.get_num_threads()
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"

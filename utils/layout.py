@@ -28,6 +28,11 @@ def hr_folder_of(lr_folder: Path) -> tuple[Path, int] | None:
     return parent.with_name(f"{parent.name.removesuffix('_LR_bicubic')}_HR"), int(named[1])
 
 
+def lr_name(file: Path, scale: int) -> str:
+    """The name of an LR file's image: its stem, without the x3 that may end it."""
+    return file.stem.removesuffix(f"x{scale}")
+
+
 def what_is_wrong(array: np.ndarray) -> str | None:
     """How a decoded image is not what png2npy.py writes; None where it is."""
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.flags.c_contiguous:
@@ -49,5 +54,6 @@ def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:
 
 def sets_below(folder: Path) -> list[Path]:
     """Folders of decoded training images, `folder` itself or those in it, in natural order."""
-    hr_folders = {file.parent for pattern in ("*_HR", "*/*_HR") for file in folder.glob(f"{pattern}/[!.]*.npy")}
+    patterns = ("[!.]*_HR", "[!.]*/[!.]*_HR")
+    hr_folders = {file.parent for pattern in patterns for file in folder.glob(f"{pattern}/[!.]*.npy")}
     return natsorted({hr_folder.parent for hr_folder in hr_folders if is_training_hr(hr_folder)}, key=str)

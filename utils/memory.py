@@ -32,19 +32,22 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def memory_shortage(advice: str) -> Iterator[None]:
-    """Turns what PyTorch raises where memory ends, the CPU's or a GPU's, into MemoryError with this advice."""
+    """Turns what is raised where memory ends, the CPU's or a GPU's, into MemoryError with this advice."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_memory_shortage(error):
             raise
         raise MemoryError(f"out of memory; {advice}") from error
 
 
 def is_memory_shortage(error: Exception) -> bool:
-    """Whether memory ended: PyTorch's own of a GPU, or, by what they say, the CPU's, CUDA's or its libraries'."""
+    """Whether memory ended: PyTorch's own of a GPU, Python's that says nothing yet, or, by what they say, the CPU's,
+    CUDA's or its libraries'.
+    """
     said = ("DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    is_bare = isinstance(error, MemoryError) and not str(error)
+    return is_bare or isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def available_bytes(root: Path = Path("/")) -> int:

@@ -84,7 +84,7 @@ def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[S
         return [Span(0, length, None, None)]
     shared = 2 * margin + blend
     if longest <= 2 * shared:
-        raise ValueError(f"a tile of {longest} is short for this network's margins; give at least {2 * shared + 1}")
+        raise ValueError(f"a tile of {longest} is too short for this network's margins; give at least {2 * shared + 1}")
     count = -(-(length - shared) // (longest - shared))
     size = -(-(length + shared * (count - 1)) // count)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
