@@ -103,7 +103,7 @@ def fill_workplace() -> None:
     networks = {
         "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10),
         f"{TRAINED}/best": ("IMDN_dw", 40, 6),
-        "checkpoint/IMDN_RTC_nf12_m5_x3": ("IMDN_RTC", 12, 5),
+        "checkpoint/IMDN_dw_nf32_m11_x3": ("IMDN_dw", 32, 11),
         "checkpoint/IMDN_dw_nf40_m6_x3": ("IMDN_dw", 40, 6),
         "runs/long/best": ("IMDN", 20, 6),
         "runs/mine/best": ("IMDN_dw", 32, 10),
