@@ -67,7 +67,7 @@ MODES = {
     "publish": {"checkpoint", "set5", "benchmark", "data_note", "overwrite"},
     "export": SIZES | {"checkpoint"},
     "web": RUNS - {"backend"} | TILES | {"port"},
-    "teach": RUNS | TILES | {"output", "share"},
+    "teach": RUNS | TILES | {"output", "share", "from_hr"},
     "compare": RUNS | TILES | {"input", "hr", "crop"},
     "input": RUNS | TILES | {"output", "overwrite"},
     "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
@@ -128,6 +128,9 @@ def add_upscaling_flags(parser: FlagParser) -> None:
     )
     group.add_argument(
         "--share", type=float, default=1.0, help="of the network in --teach's images (1; below: averaged with the HR)"
+    )
+    group.add_argument(
+        "--from-hr", action="store_true", help="with --teach: take the HR photos as LR, which is more to learn from"
     )
     group.add_argument("--output", type=Path, help="image or folder to write")
     group.add_argument("--overwrite", action="store_true", help="replace what --output, or checkpoint/, holds already")
@@ -210,6 +213,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
     if not 0 < args.share <= 1:
         parser.error(f"--share {args.share}: must be above 0 and at most 1")
+    if args.from_hr and args.share < 1:
+        parser.error("--from-hr has no HR of its own to average with; leave out --share")
     if args.port is not None and not 0 < args.port < 2**16:
         parser.error(f"--port {args.port}: must be from 1 to 65535")
     if args.set5 and args.benchmark and mode != "publish":
@@ -606,8 +611,9 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Writes the decoded set --teach to --output, each training HR replaced by the network's SR of its LR.
 
     What a photo holds beyond what its LR tells is noise to a network that learns from it; by a --share below 1, the
-    network's part, some of it stays. Validation images stay as they are. Files that are done are kept, so a stopped run
-    goes on where it was; a pair changed since is done again.
+    network's part, some of it stays. Validation images stay as they are. By --from-hr the photos themselves are the LR,
+    and the set is of training images alone. Files that are done are kept, so a stopped run goes on where it was; a pair
+    changed since is done again.
 
     Raises:
         DataError: no pairs of this scale, one that cannot be used, or an --output that is not this teacher's.
@@ -619,11 +625,17 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     try:
         for pair, split in tqdm(pairs, unit="image"):
             lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
-            if is_made_from(lr, pair.lr) and is_made_from(hr, pair.hr):
+            source = pair.hr if args.from_hr else pair.lr
+            if is_made_from(lr, source) and is_made_from(hr, pair.hr):
                 kept += 1
                 continue
-            write_array(lr, open_array(pair.lr), pair.lr)
-            target = soften(model, pair, scale, args) if split == "training" else open_array(pair.hr)
+            write_array(lr, open_array(source), source)
+            if split == "validation":
+                target = open_array(pair.hr)
+            elif args.from_hr:
+                target = enlarge(model, open_array(source), scale, args)
+            else:
+                target = soften(model, pair, scale, args)
             write_array(hr, target, pair.hr)
     except KeyboardInterrupt:
         stop("the same command goes on where it was")
@@ -633,10 +645,11 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 
 
 def open_untaught(scale: int, args: argparse.Namespace) -> list[tuple[Pair, str]]:
-    """The pairs of --teach with their splits, training first, sizes checked."""
+    """The pairs of --teach with their splits, training first (by --from-hr alone), sizes checked."""
     if not args.teach.is_dir():
         raise DataError(f"--teach {args.teach} is not a folder")
-    pairs = [(pair, split) for split in ("training", "validation") for pair in find_pairs(args.teach, split, scale)]
+    splits = ("training",) if args.from_hr else ("training", "validation")
+    pairs = [(pair, split) for split in splits for pair in find_pairs(args.teach, split, scale)]
     if (record := args.teach / TEACHER).exists():
         raise DataError(
             f"--teach {args.teach} was taught before, as {record} says; give the set as png2npy.py wrote it"
@@ -655,7 +668,7 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     teacher = args.checkpoint or published_file(args)
     record = f"{teacher.name}, sha256 {hashlib.sha256(teacher.read_bytes()).hexdigest()}, ×{scale}"
     record += ", ×8 self-ensemble" if args.ensemble else ""
-    record += f", share {args.share:g}"
+    record += ", HR as LR" if args.from_hr else f", share {args.share:g}"
     record += f", tiles of {args.tile}" if args.tile else ""  # which attention depends on
     record += f", {args.precision}" if args.precision != "float32" else ""
     path = args.output / TEACHER

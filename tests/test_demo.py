@@ -275,6 +275,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--web"], "does not go with --web"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--json"], "--json does not go with --teach"),
         (["--teach", "a", "--output", "b", "--model", "IMDN", "--share", "0"], "must be above 0 and at most 1"),
+        (["--teach", "a", "--output", "b", "--model", "IMDN", "--from-hr", "--share", "0.5"], "leave out --share"),
         (["--port", "1"], "--port goes with --web"),
         (["--web", "--port", "70000"], "--port 70000: must be from 1 to 65535"),
         (["--all", "--checkpoint", "a"], "--checkpoint does not go with --all"),
@@ -532,6 +533,22 @@ def test_teaching_replaces_training_images_by_the_network_s_or_averages_them(sha
             np.testing.assert_array_equal(np.load(taught.hr), hr)
     assert run(*flags) == 0
     assert "0 written, 5 done before" in capsys.readouterr().out
+
+
+def test_teaching_from_hr_takes_the_photos_as_lr(published, decoded, capsys):
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC", "--from-hr"]
+    assert run(*flags) == 0
+    assert "3 written, 0 done before" in capsys.readouterr().out
+    assert (Path("taught") / TEACHER).read_text(encoding="utf-8").endswith("HR as LR")
+    network = load_model(demo.DEFAULT_CHECKPOINT)[0]
+    assert find_pairs(Path("taught"), "validation", 3) == []
+    before, after = (find_pairs(root, "training", 3) for root in (decoded, Path("taught")))
+    for pair, taught in zip(before, after, strict=True):
+        photo = np.load(pair.hr)
+        np.testing.assert_array_equal(np.load(taught.lr), photo)
+        np.testing.assert_array_equal(np.load(taught.hr), super_resolve(network, photo, 3))
+    assert run(*flags) == 0
+    assert "0 written, 3 done before" in capsys.readouterr().out
 
 
 def test_a_stopped_teacher_goes_on_where_it_was(published, decoded, monkeypatch, capsys):
