@@ -214,7 +214,7 @@ def test_published_weights_say_how_they_were_made(path):
     _, metadata = read_weights(path)
     for key in ("model", "hyperparameters", "commands", "seed", "data", "iterations", "hours", "hardware", "metrics"):
         assert metadata[key] not in (None, "", [], {}), key
-    assert {"Set5 course", "Set5 paper"} <= metadata["metrics"].keys()
+    assert metadata["data"]["note"] and {"Set5 course", "Set5 paper"} <= metadata["metrics"].keys()
     for leg in metadata["commands"]:
         assert leg["command"].startswith("python train.py") and re.fullmatch(r"[0-9a-f]{40}", leg["commit"])
 
