@@ -33,7 +33,7 @@ def losses_and_weights(*flags: str, steps: int = 25) -> tuple[torch.Tensor, torc
     learner, _ = train.build(args, None)
     gradients = train.Gradients(train.accelerate(learner.model, Ranks(), args), learner.model, args)
     source, losses = DevicePatches(patches(), "cuda"), []
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True):  # no timing, which may choose other kernels
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):  # kernels chosen by timing may differ
         for step in range(steps):
             losses.append(gradients(source[range(4 * step, 4 * step + 4)]).clone())
             learner.optimizer.step()
