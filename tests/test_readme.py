@@ -84,6 +84,10 @@ def fill_workplace() -> None:
         ("Flickr2K_half", "Flickr2K"),
         ("DIV2K_half_taught", "DIV2K_train"),
         ("Flickr2K_half_taught", "Flickr2K"),
+        ("DIV2K_large", "DIV2K_train"),
+        ("Flickr2K_large", "Flickr2K"),
+        ("DIV2K_large_taught", "DIV2K_train"),
+        ("Flickr2K_large_taught", "Flickr2K"),
         ("mine_decoded", "mine_train"),
         ("mine_decoded", "mine_valid"),
     ):
