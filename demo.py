@@ -276,18 +276,17 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
 
 
 def published_file(args: argparse.Namespace) -> Path:
-    """The weights in checkpoint/ of --model, --nf, --modules and --scale, as far as given; or the default ones."""
+    """The weights in checkpoint/ of --model, --nf, --modules and --scale, if given; the default ones where they fit."""
     named = {"model": args.model, **sizes(args)}
     if not (wanted := {key: value for key, value in named.items() if value is not None}):
         return DEFAULT_CHECKPOINT
     found = [file for file in published_files() if wanted.items() <= described_network(file).items()]
-    if DEFAULT_CHECKPOINT in found and not args.model:
+    if DEFAULT_CHECKPOINT in found:
         return DEFAULT_CHECKPOINT
     if len(found) != 1:
-        what = " ".join(f"{key}={value}" for key, value in wanted.items())
         how_many, these = ("several", found) if found else ("no", published_files())
         raise CheckpointError(
-            f"{PUBLISHED} holds {how_many} weights of {what}; --model, --nf and --modules choose among"
+            f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; --model, --nf and --modules choose among"
             f" {', '.join(file.stem for file in these)}; --checkpoint names other files, --cost-only needs none"
         )
     return found[0]
@@ -346,8 +345,12 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
         writer.writerows(enumerate(s.mse for s in scores))
 
 
+def in_words(sizes: dict) -> str:
+    return " ".join(f"{key}={value}" for key, value in sizes.items())
+
+
 def format_sheet(result: dict) -> str:
-    architecture = " ".join(f"{key}={value}" for key, value in result["hyperparameters"].items())
+    architecture = in_words(result["hyperparameters"])
     colour = "RGB" if result["protocol"] == "course" else "Y"
     ensemble = ", ×8 self-ensemble" if result["ensemble"] else ""
     lines = [f"{result['model']} {architecture}, {result['protocol']} protocol on {result['images']}{ensemble}"]
@@ -462,13 +465,13 @@ def publish(args: argparse.Namespace) -> None:
 
 
 def print_cost(args: argparse.Namespace) -> None:
-    flops_g, params_m = count_cost(build_model(args.model, **sizes(args)))
+    hyperparameters = complete_hyperparameters(args.model, **sizes(args))
+    flops_g, params_m = count_cost(build_model(args.model, **hyperparameters))
     if args.json:
-        hyperparameters = complete_hyperparameters(args.model, **sizes(args))
         cost = {"flops_g": flops_g, "params_m": params_m}
         print(to_json({"model": args.model, "hyperparameters": hyperparameters, **cost}))
     else:
-        print(f"FLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
+        print(f"{args.model} {in_words(hyperparameters)}\nFLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

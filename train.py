@@ -112,7 +112,7 @@ def add_network_flags(parser: FlagParser) -> None:
         "--init",
         default="default",
         help="`default`: random; `interpolation`: near bilinear; or a file of weights to go on from, such as another"
-        " run's best.safetensors, a shallower network's, or the IMDN authors' .pth",
+        " run's best.safetensors, a shallower network's, another scale's, or the IMDN authors' .pth",
     )
 
 
@@ -664,6 +664,7 @@ class Run:
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run's earlier legs.
         validated_on: names of the validation images, which the best is the best on.
+        start_psnr_db: of the file that --init names, on the same images.
     """
 
     hyperparameters: dict[str, int]
@@ -674,13 +675,14 @@ class Run:
     epoch: int = 0
     seconds: float = 0.0
     validated_on: list[str] = field(default_factory=list)
+    start_psnr_db: float | None = None
 
 
 def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     """What learns, and its run: new, from --init, or as the state left them.
 
     Raises:
-        CheckpointError: a file of --init that cannot be used.
+        TrainingError, CheckpointError: an --init that this network cannot take.
     """
     torch.manual_seed(args.seed)
     run = Run(sizes(args))
@@ -688,9 +690,11 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
     if state:
         run = Run(**state["run"])
     elif args.init == "interpolation":
+        if not hasattr(model, "start_from_interpolation"):
+            raise TrainingError(f"{args.model} has no start_from_interpolation(); leave out --init interpolation")
         model.start_from_interpolation()
     elif args.init != "default":
-        taken, metadata = take_weights(model, Path(args.init))
+        taken, metadata = take_weights(model, Path(args.init), run.hyperparameters["scale"])
         print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
@@ -771,8 +775,31 @@ def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
         if ranks.is_first:
             best = f"best.* ({run.best_psnr_db:.3f} dB on those) will be replaced by the best on these"
             print(f"warning: other validation images than before; {best}", file=sys.stderr)
-        run.best_psnr_db = float("-inf")
+        run.best_psnr_db, run.start_psnr_db = float("-inf"), None
     run.validated_on = images
+
+
+def score_start(
+    learner: Learner,
+    run: Run,
+    valid_set: PairedPatches,
+    set5: BenchmarkSet | None,
+    ranks: Ranks,
+    args: argparse.Namespace,
+) -> None:
+    """Scores and prints what --init gave, as only what gains on it was worth the training."""
+    model = learner.evaluated.eval()
+    run.start_psnr_db = validate(model, valid_set, ranks, args)
+    on_set5 = f"  Set5 {score(model, set5, False, ranks, args):.3f} dB" if set5 else ""
+    print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
+
+
+def warn_of_a_loss(run: Run) -> None:
+    if run.start_psnr_db is not None and run.best_psnr_db < run.start_psnr_db:
+        figures = (
+            f"the best epoch has {run.best_psnr_db:.3f} dB, the weights it started from {run.start_psnr_db:.3f} dB"
+        )
+        print(f"warning: {figures}; train longer, or with a lower --lr", file=sys.stderr)
 
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
@@ -795,10 +822,14 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         begin_validation(run, [pair.name for pair in valid_set.pairs], ranks)
+        if state is None and args.init not in ("default", "interpolation"):
+            score_start(learner, run, valid_set, set5, ranks, args)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
         leg |= {"hardware": hardware(args.device), "torch": str(torch.__version__), "processes": ranks.world}
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
         train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
+        if ranks.is_first:
+            warn_of_a_loss(run)
     return run.history[-1]
 
 

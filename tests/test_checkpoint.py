@@ -18,6 +18,7 @@ from utils.checkpoint import (
     load_state,
     save_state,
     save_weights,
+    take_weights,
 )
 from utils.files import atomic_path, is_made_from
 
@@ -130,6 +131,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     for below in ("x.txt", "new/x.txt"):
         with pytest.raises(OSError, match=r"cannot be written: .*a\.txt is a file"), atomic_path(target / below):
             pass
+
+
+@pytest.mark.parametrize("name", ("IMDN", "IMDN_RTC", "IMDN_dw", "DRLN_slim"))
+@pytest.mark.parametrize("scale", (2, 4))
+def test_another_scale_starts_from_the_same_pictures(name, scale, tmp_path):
+    taught = build_model(name, **SIZES).eval()
+    taught.start_from_interpolation()
+    save_weights(tmp_path / "x3.safetensors", taught, {"model": name, "hyperparameters": SIZES})
+    model = build_model(name, **SIZES | {"scale": scale}).eval()
+    assert take_weights(model, tmp_path / "x3.safetensors", scale)[0] == len(model.state_dict())
+    lr = torch.rand(1, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    enlarged = torch.nn.functional.interpolate(lr, scale_factor=scale, mode="bilinear")
+    inside = (..., slice(8 * scale, -8 * scale), slice(8 * scale, -8 * scale))
+    assert (model(lr) - enlarged)[inside].square().mean().sqrt() < 0.07
 
 
 @needs_reference("weights/IMDN_x3_official.pth")

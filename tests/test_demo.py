@@ -173,7 +173,8 @@ def test_a_named_network_is_that_of_checkpoint(set5, published, monkeypatch, cap
     )
     capsys.readouterr()
     monkeypatch.setattr(demo, "DEFAULT_CHECKPOINT", published / "IMDN_dw_nf8_m1_x3.safetensors")
-    assert run_json(capsys, "--scale", "3")["model"] == "IMDN_dw"  # several are ×3, the default one among them
+    for fits in (("--scale", 3), ("--model", "IMDN_dw")):  # several, the default one among them
+        assert run_json(capsys, *fits)["hyperparameters"]["num_modules"] == 1
     assert run("--model", "DRLN_slim") == 1
     assert "holds no weights of model=DRLN_slim; " in capsys.readouterr().err
 
@@ -209,7 +210,7 @@ def test_all_training_tells_how_each_was_made(published, capsys):
 
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):
     assert run("--model", "IMDN_dw", "--nf", 40, "--modules", 6, "--cost-only") == 0
-    assert capsys.readouterr().out == "FLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n"
+    assert capsys.readouterr().out == "IMDN_dw nf=40 num_modules=6 scale=3\nFLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n"
     assert run_json(capsys, "--model", "IMDN_dw", "--cost-only")["flops_g"] == 9.984547072
 
 
@@ -217,7 +218,7 @@ def test_cost_only_needs_neither_weights_nor_images(published, capsys):
 def test_cost_only_prints_every_digit(network, cost, capsys):
     name, nf, modules = network
     assert run("--model", name, "--nf", nf, "--modules", modules, "--cost-only") == 0
-    flops, params = (line.split()[1] for line in capsys.readouterr().out.splitlines())
+    flops, params = (line.split()[1] for line in capsys.readouterr().out.splitlines()[1:])
     assert (float(flops), float(params)) == cost
 
 

@@ -531,12 +531,24 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     run(decoded, tmp_path / "deeper2", "--epochs", "1", "--modules", "2", "--init", str(weights))
     again = load_model(tmp_path / "deeper2/best.safetensors")[1]
     assert again["started_from"] == deeper["started_from"] and len(again["curve"]) == 2
+    capsys.readouterr()
+    run(decoded, tmp_path / "worse", "--epochs", "1", *flags, "--lr", "0.5", "--optimizer", "adam")
+    out, err = capsys.readouterr()
+    figure = before[1]["metrics"]["valid_psnr_db"]
+    assert f"start  validation {figure:.3f} dB\n" in out  # the start is scored as it was
+    assert f"dB, the weights it started from {figure:.3f} dB; train longer, or with a lower --lr" in err
     with pytest.raises(SystemExit, match="a training state; give the best.safetensors beside it"):
         run(decoded, tmp_path / "c", "--epochs", "1", "--init", str(tmp_path / "a/best.pth"))
     with pytest.raises(SystemExit, match="holds IMDN_dw, not DRLN_narrow"):
         run(decoded, tmp_path / "c", "--epochs", "1", "--model", "DRLN_narrow", "--modules", "2", *flags)
     with pytest.raises(SystemExit, match="nowhere.safetensors does not exist"):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
+
+
+def test_a_network_that_cannot_start_from_interpolation_says_so(decoded, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "build_model", lambda name, **sizes: torch.nn.Conv2d(3, 3, 3))
+    with pytest.raises(SystemExit, match="error: IMDN_dw has no start_from_interpolation"):
+        run(decoded, tmp_path / "run", "--epochs", "1", "--init", "interpolation")
 
 
 def test_a_run_goes_on_from_the_authors_weights(decoded, tmp_path):

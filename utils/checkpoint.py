@@ -199,8 +199,8 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
     return model.eval(), {**metadata, "model": name, "hyperparameters": sizes}
 
 
-def take_weights(model: nn.Module, path: Path) -> tuple[int, dict]:
-    """Gives a network the tensors of a file that fit it, so that a shallower or ×2 network's will do.
+def take_weights(model: nn.Module, path: Path, scale: int) -> tuple[int, dict]:
+    """Gives a network the tensors of a file that fit it, so that a shallower network's or another scale's will do.
 
     Returns:
         How many of the network's tensors came from the file, and the file's metadata.
@@ -216,7 +216,10 @@ def take_weights(model: nn.Module, path: Path) -> tuple[int, dict]:
     own = model.state_dict()
     if weights["head.weight"].shape != own["head.weight"].shape:
         raise CheckpointError(f"{path} holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
-    fitting = {name: widened(tensor, own[name].shape) for name, tensor in weights.items() if name in own}
+    fitting = {name: tensor for name, tensor in weights.items() if name in own}
+    for name in {"upsampler.0.weight", "upsampler.0.bias"} & fitting.keys():
+        fitting[name] = rescaled(fitting[name], metadata["hyperparameters"]["scale"], scale)
+    fitting = {name: widened(tensor, own[name].shape) for name, tensor in fitting.items()}
     fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
     return len(fitting), metadata
@@ -227,3 +230,12 @@ def widened(kernel: Tensor, shape: torch.Size) -> Tensor:
     if kernel.ndim != 4 or kernel.shape[1] >= shape[1]:
         return kernel
     return F.pad(kernel, (0, 0, 0, 0, 0, shape[1] - kernel.shape[1]))
+
+
+def rescaled(kernel: Tensor, old: int, new: int) -> Tensor:
+    """The conv before a pixel shuffle, or its bias, for another scale: old² phases a channel, interpolated to new²."""
+    if new == old or kernel.shape[0] % old**2:  # as in a DRLN ×4, which enlarges twice by 2
+        return kernel
+    phases = kernel.reshape(-1, old, old, kernel[0].numel()).permute(0, 3, 1, 2)
+    phases = F.interpolate(phases, size=(new, new), mode="bilinear", align_corners=False)
+    return phases.permute(0, 2, 3, 1).reshape(-1, *kernel.shape[1:])
