@@ -1,5 +1,6 @@
 """The weights in checkpoint/, on the course's Set5, by every path."""
 
+import re
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -47,3 +48,17 @@ def test_published_weights_score_what_they_say(path, name):
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_weights_stay_within_bounds_on_noise(path, noise):
     assert load_model(path)[0](to_tensor(noise_images()[noise])).abs().max() < 5  # a photo gives about 1
+
+
+def test_readme_sets_published_weights_beside_the_papers():
+    text = (PUBLISHED[0].parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) (\d+)/(\d+), ours \| (.*) \|$", text, re.MULTILINE)
+    assert rows
+    for model, nf, modules, figures in rows:
+        _, metadata = read_weights(PUBLISHED[0].with_name(f"{model}_nf{nf}_m{modules}_x3.safetensors"))
+        multi_adds = metadata["gflops"] / 2 * (1280 * 720 / 3**2) / 256**2
+        scores = {key.lower(): metric for key, metric in metadata["metrics"].items() if isinstance(metric, dict)}
+        shown = [
+            f"{scores[key]['average_psnr_db']:.2f}, {scores[key]['ssim']:.4f}" for key in ("set5 paper", "b100 paper")
+        ]
+        assert figures.split(" | ") == [f"{metadata['mparams']:.3f}", f"{multi_adds:.1f}", *shown]
