@@ -16,7 +16,7 @@ import demo
 import png2npy
 import train
 from dataset import SET5
-from models import build_model
+from models import MODELS, build_model
 from tests.benchmarks import recipe
 from utils.bicubic import imresize
 from utils.checkpoint import read_weights, save_weights
@@ -176,9 +176,24 @@ def test_the_recipe_s_changes_are_flags(change):
     train.check_args(parser, args)
 
 
+def snippet(holds: str) -> str:
+    (found,) = (code for code in re.findall(r"```python\n(.*?)```", README, re.S) if holds in code)
+    return found
+
+
+def test_the_readme_s_network_trains_from_interpolation(workplace, monkeypatch, capsys):
+    names = {"__name__": "models.plain"}
+    exec(snippet("class Plain"), names)
+    monkeypatch.setitem(MODELS, "Plain", names["Plain"])
+    flags = ["--model", "Plain", "--init", "interpolation", "--data", "sample", *SMALL]
+    train.main([*flags, "--save-dir", "run"])
+    train.main([*flags[:2], "--init", "run/best.safetensors", *flags[4:], "--scale", "2", "--save-dir", "run2"])
+    assert "14 of 14 tensors start from run/best.safetensors" in capsys.readouterr().out
+
+
 def test_the_snippet_runs(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    exec(re.search(r"```python\n(.*?)```", README, re.S)[1], {})
+    exec(snippet("super_resolve"), {})
     assert read_rgb(Path("larger.png")).shape == (144, 144, 3)
 
 
