@@ -92,11 +92,11 @@ def add_network_flags(parser: FlagParser) -> None:
     group.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
     group.add_argument("--all", action="store_true", help="every file in checkpoint/")
     group.add_argument(
-        "--model", choices=list(MODELS), help="published weights, weights that do not say, or --cost-only"
+        "--model", choices=list(MODELS), help="chooses among checkpoint/, says what bare weights are, or what to count"
     )
-    group.add_argument("--nf", type=int, help="features, likewise")
-    group.add_argument("--modules", type=int, help="blocks, likewise")
-    group.add_argument("--scale", type=int, choices=(2, 3, 4), help="likewise")
+    group.add_argument("--nf", type=int, help="features of --model")
+    group.add_argument("--modules", type=int, help="blocks of --model")
+    group.add_argument("--scale", type=int, choices=(2, 3, 4), help="scale of --model")
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
 
@@ -127,7 +127,10 @@ def add_upscaling_flags(parser: FlagParser) -> None:
         help="decoded set to write to --output, each training image as the network makes it of its LR",
     )
     group.add_argument(
-        "--share", type=float, default=1.0, help="of the network in --teach's images (1; below: averaged with the HR)"
+        "--share",
+        type=float,
+        default=1.0,
+        help="with --teach: the network's part in each image (default 1; the rest is the HR's)",
     )
     group.add_argument(
         "--from-hr", action="store_true", help="with --teach: take the HR photos as LR, which is more to learn from"
@@ -146,7 +149,7 @@ def add_other_flags(parser: FlagParser) -> None:
     group = parser.add_argument_group("elsewhere")
     group.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
     group.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
-    group.add_argument("--port", type=int, help="of --web (default: the first free one from 7860)")
+    group.add_argument("--port", type=int, help="with --web: its port (default: the first free one from 7860)")
     group.add_argument(
         "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
     )

@@ -124,8 +124,13 @@ def add_data_flags(parser: FlagParser) -> None:
         default=["DIV2K_decoded", "Flickr2K_decoded"],
         help="decoded sets (folders that png2npy.py wrote), or `sample`",
     )
-    group.add_argument("--repeat", nargs="+", type=int, help="weight of each set (default: 10 1 for two, else 1 each)")
-    group.add_argument("--patch", type=int, default=192, help="HR pixels")
+    group.add_argument(
+        "--repeat",
+        nargs="+",
+        type=int,
+        help="how many times as often each set's pixels are drawn (default: 10 1 for two, else 1 each)",
+    )
+    group.add_argument("--patch", type=int, default=192, help="side of a training patch, HR pixels")
     group.add_argument(
         "--detail",
         type=float,
@@ -138,10 +143,10 @@ def add_data_flags(parser: FlagParser) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the patches that are noise and patterns instead of photos: a network with attention may else answer"
-        " such images with huge values; try 0.05",
+        help="this share of the patches are noise and patterns instead of photos: a network with attention may else"
+        " answer such images with huge values; try 0.05",
     )
-    group.add_argument("--valid-patch", type=int, default=240, help="HR pixels")
+    group.add_argument("--valid-patch", type=int, default=240, help="side of a validation patch, HR pixels")
     group.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
     group.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
     group.add_argument(
