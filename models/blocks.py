@@ -95,7 +95,8 @@ class ScaledPointwise(nn.Sequential):
         """(out, in) and (out,)."""
         depthwise, pointwise = self
         matrix = pointwise.weight.flatten(1)
-        return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
+        with float32_region(matrix.device.type):
+            return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if is_watched(self):

@@ -4,9 +4,7 @@ from functools import partial
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from models.blocks import (
     DistillationBlock,
@@ -20,13 +18,12 @@ from models.blocks import (
     full_precision,
     in_full_precision,
     interpolate_rgb,
-    linear_of,
     pixel_shuffle_upsampler,
     require,
     run_conv,
 )
 from models.chain import is_watched
-from models.tail import distillation_tail, runs_native
+from models.fused import add_pointwise, fused_tail
 
 
 def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
@@ -58,65 +55,6 @@ class ContrastAwareChannelAttention(nn.Module):
             gate = self.gate(mean + channel_contrast(precise, mean))
         return x * gate.to(x.dtype)
 
-    def gate_from(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """The gate where a map's moments are known: (N, C), (N, C) -> (N, C)."""
-        reduce, act, expand, sigmoid = self.gate
-        return sigmoid(linear_of(expand, act(linear_of(reduce, mean + standard_deviation(variance)))))
-
-
-def channels_innermost(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H·W, C), a view where x is in channels_last."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-class Moments(torch.autograd.Function):
-    """Mean and covariance over positions: (N, C, H, W) -> (N, 1, C), (N, C, C).
-
-    Centred before it is squared: E[x²] − E[x]² loses the variance of a channel whose mean is large.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        positions = x.flatten(2) if x.is_contiguous() else channels_innermost(x).mT  # (n, c, positions)
-        mean = positions.mean(dim=2, keepdim=True)
-        centred = positions - mean
-        ctx.save_for_backward(x, mean)
-        return mean.mT, torch.bmm(centred, centred.mT) / positions.shape[2]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, mean_grad: Tensor, covariance_grad: Tensor) -> Tensor:
-        # G the covariance's gradient: dx = (dmean + (G + Gᵀ)(x − mean)) / (h·w); the deviations' own mean adds nothing
-        x, mean = ctx.saved_tensors
-        n, c, h, w = x.shape
-        slope = (covariance_grad + covariance_grad.mT) / (h * w)
-        offset = mean_grad.mT / (h * w) - slope @ mean
-        if x.is_contiguous():
-            return torch.baddbmm(offset, slope, x.flatten(2)).reshape(n, c, h, w)
-        return torch.baddbmm(offset.mT, channels_innermost(x), slope).reshape(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def standard_deviation(variance: Tensor) -> Tensor:
-    """Square root with a zero, not infinite, gradient where the variance is zero."""
-    return variance.clamp_min(1e-12).sqrt()
-
-
-def add_product(x: Tensor, matrix: Tensor, bias: Tensor, h: Tensor) -> Tensor:
-    """x plus a 1×1 conv of h that is another for each image: (N, out, in) and (N or 1, out).
-
-    Not in one product under autocast, which would round the sum at every block.
-    """
-    n, c, height, width = x.shape
-    matrix, bias = matrix.to(x.dtype), bias.to(x.dtype)
-    rounds = torch.is_autocast_enabled(x.device.type)
-    if h.is_contiguous():
-        total, product = x.contiguous().flatten(2), (matrix, h.flatten(2))
-        out = total + torch.bmm(*product) if rounds else torch.baddbmm(total, *product)
-        return out.add_(bias[:, :, None]).reshape(n, c, height, width)
-    total, product = channels_innermost(x), (channels_innermost(h), matrix.mT)
-    out = total + torch.bmm(*product) if rounds else torch.baddbmm(total, *product)
-    return out.add_(bias[:, None]).reshape(n, height, width, c).permute(0, 3, 1, 2)
-
 
 class IMDB(DistillationBlock):
     """Information multi-distillation block; `attention=False` gives the RTC variant's. Shape as DistillationBlock."""
@@ -132,25 +70,13 @@ class IMDB(DistillationBlock):
         self.c5 = conv1x1(nf, nf)
 
     def forward(self, x: Tensor) -> Tensor:
-        distilled = self.distil(x)
-        if not is_watched(self.cca, self.c5):
-            return self.fused_tail(x, distilled)
-        return x + self.c5(self.cca(distilled))
+        return self.tail(x, self.distil(x))
 
-    def fused_tail(self, x: Tensor, distilled: Tensor) -> Tensor:
-        """x + c5(cca(distilled)) in one product with a matrix for each image."""
-        matrix, bias = self.c5.weight.flatten(1), self.c5.bias
+    def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        if is_watched(self.cca, self.c5):
+            return x + self.c5(self.cca(distilled))
         gate = self.cca.gate if isinstance(self.cca, ContrastAwareChannelAttention) else None
-        if runs_native(x, distilled, matrix, bias, gate):
-            return distillation_tail(x, distilled, matrix, bias, gate)
-        with float32_region(x.device.type):
-            matrix = matrix.expand(len(x), -1, -1)
-            if gate:
-                # Of the covariance only the diagonal is used, yet beside channel_contrast forward takes 0.8 ms longer
-                # and backward 4 ms less (batch 8 of 64×64, 20 channels, one core).
-                mean, covariance = Moments.apply(full_precision(distilled))
-                matrix = matrix * self.cca.gate_from(mean[:, 0], covariance.diagonal(dim1=1, dim2=2))[:, None]
-        return add_product(x, matrix, bias[None], distilled)
+        return fused_tail(x, distilled, self.c5.weight.flatten(1), self.c5.bias, gate)
 
 
 class SeparableIMDB(SeparableDistillationBlock):
@@ -165,40 +91,12 @@ class SeparableIMDB(SeparableDistillationBlock):
         self.c5 = ScaledPointwise(nf, nf)
 
     def forward(self, x: Tensor) -> Tensor:
-        distilled = self.distil(x)
-        if not is_watched(self.cca, self.c5):
-            return self.fused_tail(x, distilled)
-        return x + self.cca(self.c5(self.cca(distilled)))
+        return self.tail(x, self.distil(x))
 
-    def fused_tail(self, x: Tensor, distilled: Tensor) -> Tensor:
-        """x + cca(c5(cca(distilled))) in one product with a matrix for each image.
-
-        All of it is linear but the gates, and those need only channel means and deviations; the second gate's follow
-        from the mean and covariance of `distilled`, so that no other feature map is ever written.
-        """
-        with float32_region(x.device.type):
-            matrix, bias = self.c5.matrix_and_bias()
-            if runs_native(x, distilled, matrix, bias, self.cca.gate):
-                return distillation_tail(x, distilled, matrix, bias, self.cca.gate, twice=True)
-            mean, covariance = Moments.apply(full_precision(distilled))
-            gate = self.cca.gate_from(mean[:, 0], covariance.diagonal(dim1=1, dim2=2))
-            matrix = matrix * gate[:, None]  # (n, c out, c in)
-            mean = torch.baddbmm(bias, mean, matrix.mT)
-            # channels mixed by A have covariance A Σ Aᵀ; the gate takes its diagonal
-            gate = self.cca.gate_from(mean[:, 0], ((matrix @ covariance) * matrix).sum(dim=2))
-            matrix, bias = gate[:, :, None] * matrix, gate * bias
-        return add_product(x, matrix, bias, distilled)
-
-
-def add_pointwise(total: Tensor, kernel: Tensor, h: Tensor) -> Tensor:
-    """total + conv2d(h, kernel) for a 1×1 kernel, in one product where h is NCHW.
-
-    Not under autocast, which would round the sum at every call.
-    """
-    if not h.is_contiguous() or torch.is_autocast_enabled(h.device.type):
-        return total + F.conv2d(h, kernel)
-    matrices = kernel.flatten(1).expand(len(h), -1, -1)
-    return torch.baddbmm(total.flatten(2), matrices, h.flatten(2)).unflatten(2, h.shape[2:])
+    def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        if is_watched(self.cca, self.c5):
+            return x + self.cca(self.c5(self.cca(distilled)))
+        return fused_tail(x, distilled, *self.c5.matrix_and_bias(), self.cca.gate, twice=True)
 
 
 class IMDN(nn.Module):

@@ -31,11 +31,11 @@ def make_block(name, nf):
     return block
 
 
-def fused_tail(block, x, distilled):
-    return block.fused_tail(x, distilled)
+def tail_of(block, x, distilled):
+    return block.tail(x, distilled)
 
 
-def results(block, x, distilled, compute=fused_tail):
+def results(block, x, distilled, compute=tail_of):
     """Output of a tail and every gradient, of a sum in which no two pixels weigh the same."""
     x, distilled = x.clone().requires_grad_(), distilled.clone().requires_grad_()
     y = compute(block, x, distilled)
@@ -114,7 +114,7 @@ def test_a_constant_channel_has_no_deviation(name):
 def test_what_is_not_a_number_stays_so():
     block, (x, distilled) = make_block("one gate", 8), torch.randn(2, 1, 8, 5, 5).unbind()
     distilled[0, 2, 1, 1] = float("nan")
-    assert block.fused_tail(x, distilled).isnan().all()
+    assert block.tail(x, distilled).isnan().all()
 
 
 @needs_compiler
@@ -125,7 +125,7 @@ def test_gradients_that_are_not_wanted_change_no_others():
         block.zero_grad()
         block.requires_grad_(of_block)
         tensors = [m.clone().requires_grad_(of_maps) for m in maps]
-        block.fused_tail(*tensors).square().sum().backward()
+        block.tail(*tensors).square().sum().backward()
         return [m.grad for m in tensors], [p.grad for p in (*block.c5.parameters(), *block.cca.parameters())]
 
     both = gradients(True, True)
@@ -137,21 +137,21 @@ def test_gradients_that_are_not_wanted_change_no_others():
 def test_maps_that_do_not_fit_are_pytorch_s_to_refuse():
     for block in (IMDB(8), IMDB(8, attention=False), SeparableIMDB(8)):
         with pytest.raises(RuntimeError):
-            block.fused_tail(*torch.randn(2, 1, 4, 5, 5))
+            block.tail(*torch.randn(2, 1, 4, 5, 5))
 
 
 @needs_compiler
 def test_a_wide_tail_without_gates_is_left_to_pytorch():
     blocks = IMDB(chain.WIDE, attention=False), IMDB(chain.WIDE)
-    without, with_gate = (type(block.fused_tail(*torch.randn(2, 1, chain.WIDE, 3, 3)).grad_fn) for block in blocks)
+    without, with_gate = (type(block.tail(*torch.randn(2, 1, chain.WIDE, 3, 3)).grad_fn) for block in blocks)
     assert "Tail" not in without.__name__ and "Tail" in with_gate.__name__
 
 
 @needs_compiler
 def test_an_input_in_channels_last_is_taken_too():
     block, (x, distilled) = make_block("one gate", 8), torch.randn(2, 2, 8, 5, 6).unbind()
-    expected = block.fused_tail(x, distilled)
-    assert torch.equal(block.fused_tail(x.to(memory_format=torch.channels_last), distilled), expected)
+    expected = block.tail(x, distilled)
+    assert torch.equal(block.tail(x.to(memory_format=torch.channels_last), distilled), expected)
 
 
 @needs_compiler
