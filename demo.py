@@ -208,6 +208,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(
                 "--backend onnxruntime: the .onnx file says which network it holds; leave out --model and its sizes"
             )
+        if args.precision != "float32":
+            parser.error("--backend onnxruntime computes in float32; leave out --precision")
     for flag, suffixes in WRITES.items():
         if (path := getattr(args, flag)) and path.suffix.lower() not in suffixes:
             parser.error(f"--{flag} {path}: its name must end in {' or '.join(suffixes)}")
@@ -395,6 +397,9 @@ def published_files() -> list[Path]:
 def print_training() -> None:
     """How everything in checkpoint/ was trained: a table, then each leg's command and commit."""
     published = {file.stem: read_weights(file)[1] for file in published_files()}
+    for name in [name for name, metadata in published.items() if not metadata.get("commands")]:
+        print(f"{name} does not say how it was trained", file=sys.stderr)
+        del published[name]
     print(training_table(published))
     for name, metadata in published.items():
         print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")

@@ -12,6 +12,7 @@ alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
 import argparse
 import itertools
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -249,7 +250,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
         for flag in FIXED:
             value, before = getattr(args, flag), saved[flag]
-            if value != before and not (flag == "save_dir" and Path(value) == Path(before)):
+            if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
                 name = flag.replace("_", "-")
                 parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
     check_args(parser, args)
@@ -296,6 +297,9 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
         parser.error("--cautious needs --optimizer soap")
+    for flag, other, value in (("precondition_every", "optimizer", "soap"), ("anneal_epochs", "schedule", "report")):
+        if getattr(args, flag) != parser.get_default(flag) and getattr(args, other) != value:
+            parser.error(f"--{flag.replace('_', '-')} needs --{other} {value}")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
     if args.repeat is not None and (len(args.repeat) != len(args.data) or min(args.repeat) < 1):
@@ -633,10 +637,13 @@ def train_epoch(
 
 
 def git_commit() -> str:
-    """The commit that runs, `-dirty` where files differ from it; `unknown` outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit that runs, `-dirty` where files differ from it; `unknown` outside a checkout of this project."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here_alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # no repository that holds a copy of it
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        ran = subprocess.run(command, cwd=folder, env=here_alone, capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -147,6 +147,14 @@ def test_another_scale_starts_from_the_same_pictures(name, scale, tmp_path):
     assert (model(lr) - enlarged)[inside].square().mean().sqrt() < 0.07
 
 
+def test_a_layer_that_both_scales_have_is_taken_as_it_is(tmp_path):
+    sizes = {"nf": 12, "num_modules": 2}
+    twice, four_times = (build_model("DRLN_narrow", **sizes, scale=scale) for scale in (2, 4))
+    save_weights(tmp_path / "x2.safetensors", twice, {"model": "DRLN_narrow", "hyperparameters": sizes | {"scale": 2}})
+    take_weights(four_times, tmp_path / "x2.safetensors", 4)
+    assert torch.equal(four_times.upsampler[0].weight, twice.upsampler[0].weight)
+
+
 @needs_reference("weights/IMDN_x3_official.pth")
 def test_the_authors_file_loads_strictly():
     model, _ = load_model(reference("weights/IMDN_x3_official.pth"))

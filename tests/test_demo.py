@@ -206,6 +206,10 @@ def test_all_training_tells_how_each_was_made(published, capsys):
     assert "| tiny | 31.250 | 31.250, 0.9000 | – | 12,000 | 1.50 | a CPU | 3 |" in out
     assert "from iteration 70, commit 0123456789ab: python train.py --epochs 9" in out
     assert "from iteration 80, commit 0123456789ab, 2 processes of torchrun: python train.py --epochs 9" in out
+    save_weights(published / "other.safetensors", build_model("IMDN_RTC", **SIZES), {"model": "IMDN_RTC"})
+    assert run("--all", "--training") == 0
+    said = capsys.readouterr()
+    assert "other does not say how it was trained" in said.err and said.out == out
 
 
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):
@@ -263,6 +267,21 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--input", "a.png", "--output", "b.png", "--tile", "0"], "needs at least 1"),
         (["--backend", "onnxruntime"], "needs --checkpoint"),
         (["--backend", "onnxruntime", "--checkpoint", "a.onnx", "--nf", "9"], "says which network"),
+        (
+            [
+                "--backend",
+                "onnxruntime",
+                "--checkpoint",
+                "a.onnx",
+                "--precision",
+                "float16",
+                "--input",
+                "a.png",
+                "--output",
+                "b.png",
+            ],
+            "computes in float32; leave out --precision",
+        ),
         (["--export", "a.onnx", "--all"], "--export does not go with --all"),
         (["--export", "a.onnx", "--csv", "b"], "--csv does not go with --export"),
         (["--export", "a.onnx", "--ensemble"], "--ensemble does not go with --export"),

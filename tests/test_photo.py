@@ -128,6 +128,15 @@ def test_a_tiff_that_opencv_halves_is_refused(tmp_path):
         read_photo(tmp_path / "a.tif")
 
 
+def test_a_tiff_of_16_bits_multiplied_by_its_alpha_is_refused(tmp_path):
+    for kind in ("unassalpha", "assocalpha"):
+        rgba = np.dstack((deep(RGB), deep(ALPHA)))
+        tifffile.imwrite(tmp_path / f"{kind}.tif", rgba, photometric="rgb", extrasamples=[kind])
+    assert np.array_equal(read_photo(tmp_path / "unassalpha.tif").rgb, deep(RGB))
+    with pytest.raises(ValueError, match="multiplied by its alpha; save it as PNG"):
+        read_photo(tmp_path / "assocalpha.tif")
+
+
 def test_a_transparent_colour_becomes_alpha(tmp_path):
     grey = np.array([[7, 9], [9, 30]], np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.png", transparency=9)

@@ -203,6 +203,8 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--patch", "100"], "--patch 100: not a multiple of --scale 3; 99 is"),
         (["--data", "sample", "b"], "stands alone"),
         (["--cautious"], "--cautious needs --optimizer soap"),
+        (["--precondition-every", "7"], "--precondition-every needs --optimizer soap"),
+        (["--schedule", "cosine", "--anneal-epochs", "7"], "--anneal-epochs needs --schedule report"),
         (["--device", "cuda:99"], "--device"),
         (["--resume", "nowhere.pth"], "does not exist"),
         (["--modle", "IMDN"], "unrecognized"),
@@ -543,6 +545,18 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         run(decoded, tmp_path / "c", "--epochs", "1", "--model", "DRLN_narrow", "--modules", "2", *flags)
     with pytest.raises(SystemExit, match="nowhere.safetensors does not exist"):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
+
+
+def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
+    copy = tmp_path / "outer/copy"
+    copy.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path / "outer"), "-c", "user.name=a", "-c", "user.email=a"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(train, "__file__", str(tmp_path / "outer/train.py"))
+    assert re.fullmatch("[0-9a-f]{40}", train.git_commit())
+    monkeypatch.setattr(train, "__file__", str(copy / "train.py"))
+    assert train.git_commit() == "unknown"
 
 
 def test_a_network_that_cannot_start_from_interpolation_says_so(decoded, tmp_path, monkeypatch):

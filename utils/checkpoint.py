@@ -218,7 +218,8 @@ def take_weights(model: nn.Module, path: Path, scale: int) -> tuple[int, dict]:
         raise CheckpointError(f"{path} holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
     fitting = {name: tensor for name, tensor in weights.items() if name in own}
     for name in {"upsampler.0.weight", "upsampler.0.bias"} & fitting.keys():
-        fitting[name] = rescaled(fitting[name], metadata["hyperparameters"]["scale"], scale)
+        if fitting[name].shape != own[name].shape:  # a DRLN's are alike at ×2 and ×4, which is twice ×2
+            fitting[name] = rescaled(fitting[name], metadata["hyperparameters"]["scale"], scale)
     fitting = {name: widened(tensor, own[name].shape) for name, tensor in fitting.items()}
     fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
@@ -234,7 +235,7 @@ def widened(kernel: Tensor, shape: torch.Size) -> Tensor:
 
 def rescaled(kernel: Tensor, old: int, new: int) -> Tensor:
     """The conv before a pixel shuffle, or its bias, for another scale: old² phases a channel, interpolated to new²."""
-    if new == old or kernel.shape[0] % old**2:  # as in a DRLN ×4, which enlarges twice by 2
+    if kernel.shape[0] % old**2:
         return kernel
     phases = kernel.reshape(-1, old, old, kernel[0].numel()).permute(0, 3, 1, 2)
     phases = F.interpolate(phases, size=(new, new), mode="bilinear", align_corners=False)

@@ -108,6 +108,8 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     if header.is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha
         raise ValueError(f"OpenCV reads only 8 of this TIFF's {tiff_bits(data)} bits a sample; save it as PNG")
     has_alpha = image.ndim == 3 and image.shape[2] == 4
+    if header.is_tiff and has_alpha and image.dtype == np.uint16 and is_multiplied_by_alpha(data):
+        raise ValueError("this TIFF's 16-bit colours are multiplied by its alpha; save it as PNG")
     if header.mode == "CMYK" and has_alpha:  # a TIFF's, which OpenCV makes opaque
         return image[:, :, :3]
     if header.transparent and image.dtype == np.uint8 and (header.is_tiff or not has_alpha):
@@ -124,6 +126,12 @@ def tiff_bits(data: bytes) -> int:
             return int(file.pages[0].bitspersample)
     except (tifffile.TiffFileError, IndexError, TypeError, ValueError):
         return 0
+
+
+def is_multiplied_by_alpha(data: bytes) -> bool:
+    """Whether a TIFF's first page says that of its colours."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        return tifffile.EXTRASAMPLE.ASSOCALPHA in file.pages[0].extrasamples
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
