@@ -30,6 +30,7 @@ SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
 RUN = {"model": "IMDN_RTC", "hyperparameters": SIZES, "commands": [{"command": "python train.py", "commit": "0"}]}
 RUN |= {"curve": [{"iteration": i, "hours": i / 9, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0} for i in (1, 2)]}
 RUN |= {"data": {"sets": ["DIV2K_decoded"]}, "metrics": {"valid_psnr_db": 30.0}}
+ONNX = ["--backend", "onnxruntime", "--checkpoint", "a.onnx"]
 
 SHORTAGES = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB."),
@@ -266,22 +267,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--tile", "0"], "--tile goes with --web, --teach, --compare, --input"),
         (["--input", "a.png", "--output", "b.png", "--tile", "0"], "needs at least 1"),
         (["--backend", "onnxruntime"], "needs --checkpoint"),
-        (["--backend", "onnxruntime", "--checkpoint", "a.onnx", "--nf", "9"], "says which network"),
-        (
-            [
-                "--backend",
-                "onnxruntime",
-                "--checkpoint",
-                "a.onnx",
-                "--precision",
-                "float16",
-                "--input",
-                "a.png",
-                "--output",
-                "b.png",
-            ],
-            "computes in float32; leave out --precision",
-        ),
+        ([*ONNX, "--nf", "9"], "says which network"),
+        ([*ONNX, "--precision", "float16", "--input", "a.png", "--output", "b.png"], "computes in float32; leave out"),
         (["--export", "a.onnx", "--all"], "--export does not go with --all"),
         (["--export", "a.onnx", "--csv", "b"], "--csv does not go with --export"),
         (["--export", "a.onnx", "--ensemble"], "--ensemble does not go with --export"),
