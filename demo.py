@@ -92,7 +92,9 @@ def add_network_flags(parser: FlagParser) -> None:
     group.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
     group.add_argument("--all", action="store_true", help="every file in checkpoint/")
     group.add_argument(
-        "--model", choices=list(MODELS), help="chooses among checkpoint/, says what bare weights are, or what to count"
+        "--model",
+        choices=list(MODELS),
+        help="which of checkpoint/, what a --checkpoint holds that does not say it, or what to count",
     )
     group.add_argument("--nf", type=int, help="features of --model")
     group.add_argument("--modules", type=int, help="blocks of --model")

@@ -640,7 +640,8 @@ def git_commit() -> str:
     """The commit that runs, `-dirty` where files differ from it; `unknown` outside a checkout of this project."""
     folder = Path(__file__).resolve().parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    here_alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # no repository that holds a copy of it
+    # git may not look above this folder: a repository around a copy of the project has commits of its own
+    here_alone = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
     try:
         ran = subprocess.run(command, cwd=folder, env=here_alone, capture_output=True, text=True, check=True)
         return ran.stdout.strip()
@@ -676,7 +677,7 @@ class Run:
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run's earlier legs.
         validated_on: names of the validation images, which the best is the best on.
-        start_psnr_db: of the file that --init names, on the same images.
+        start_psnr_db: of the weights that --init names, on the same images; None without such weights.
     """
 
     hyperparameters: dict[str, int]
@@ -799,14 +800,14 @@ def score_start(
     ranks: Ranks,
     args: argparse.Namespace,
 ) -> None:
-    """Scores and prints what --init gave, as only what gains on it was worth the training."""
+    """Scores and prints the weights that --init names: training is worth it only where it beats them."""
     model = learner.evaluated.eval()
     run.start_psnr_db = validate(model, valid_set, ranks, args)
     on_set5 = f"  Set5 {score(model, set5, False, ranks, args):.3f} dB" if set5 else ""
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
 
-def warn_of_a_loss(run: Run) -> None:
+def warn_if_the_start_was_better(run: Run) -> None:
     if run.start_psnr_db is not None and run.best_psnr_db < run.start_psnr_db:
         figures = (
             f"the best epoch has {run.best_psnr_db:.3f} dB, the weights it started from {run.start_psnr_db:.3f} dB"
@@ -841,7 +842,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
         train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
         if ranks.is_first:
-            warn_of_a_loss(run)
+            warn_if_the_start_was_better(run)
     return run.history[-1]
 
 

@@ -13,10 +13,18 @@ from models.tail import distillation_tail, runs_native
 def fused_tail(
     x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate: nn.Sequential | None, twice: bool = False
 ) -> Tensor:
-    """What ends a block, in one product with a matrix for each image; arguments and result as `distillation_tail`.
+    """x + c5(distilled) without a gate, x + c5(cca(distilled)) with one, x + cca(c5(cca(distilled))) with it `twice`.
 
-    All of it is linear but the gates, and those need only channel means and deviations; a second gate's follow from
-    the mean and covariance of `distilled`, so that no other feature map is ever written.
+    In one product with a matrix for each image: all of it is linear but the gates, and those need only channel means
+    and deviations; a second gate's follow from the mean and covariance of `distilled`, so that no other feature map is
+    ever written. With a gate it can be differentiated once.
+
+    Args:
+        x, distilled: (N, C, H, W).
+        matrix, bias: of c5: (C, C) and (C,).
+        gate: of the CCA: 1×1 conv, ReLU, 1×1 conv, sigmoid.
+    Returns:
+        (N, C, H, W).
     """
     if runs_native(x, distilled, matrix, bias, gate):
         return distillation_tail(x, distilled, matrix, bias, gate, twice)

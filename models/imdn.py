@@ -73,6 +73,7 @@ class IMDB(DistillationBlock):
         return self.tail(x, self.distil(x))
 
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        """x + c5(cca(distilled)), (N, nf, H, W) each; in one product where nothing watches the layers."""
         if is_watched(self.cca, self.c5):
             return x + self.c5(self.cca(distilled))
         gate = self.cca.gate if isinstance(self.cca, ContrastAwareChannelAttention) else None
@@ -94,6 +95,7 @@ class SeparableIMDB(SeparableDistillationBlock):
         return self.tail(x, self.distil(x))
 
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        """x + cca(c5(cca(distilled))), (N, nf, H, W) each; in one product where nothing watches the layers."""
         if is_watched(self.cca, self.c5):
             return x + self.cca(self.c5(self.cca(distilled)))
         return fused_tail(x, distilled, *self.c5.matrix_and_bias(), self.cca.gate, twice=True)

@@ -202,6 +202,8 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
 def take_weights(model: nn.Module, path: Path, scale: int) -> tuple[int, dict]:
     """Gives a network the tensors of a file that fit it, so that a shallower network's or another scale's will do.
 
+    Args:
+        scale: the network's own; the upsampler of a file of another scale is interpolated to it.
     Returns:
         How many of the network's tensors came from the file, and the file's metadata.
     Raises:
@@ -217,9 +219,10 @@ def take_weights(model: nn.Module, path: Path, scale: int) -> tuple[int, dict]:
     if weights["head.weight"].shape != own["head.weight"].shape:
         raise CheckpointError(f"{path} holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
     fitting = {name: tensor for name, tensor in weights.items() if name in own}
-    for name in {"upsampler.0.weight", "upsampler.0.bias"} & fitting.keys():
-        if fitting[name].shape != own[name].shape:  # a DRLN's are alike at ×2 and ×4, which is twice ×2
-            fitting[name] = rescaled(fitting[name], metadata["hyperparameters"]["scale"], scale)
+    before = metadata.get("hyperparameters", {}).get("scale", scale)
+    for key in {"upsampler.0.weight", "upsampler.0.bias"} & fitting.keys():
+        if fitting[key].shape != own[key].shape:  # alike in a DRLN at ×2 and ×4, which enlarges by 2 twice
+            fitting[key] = rescaled(fitting[key], before, scale)
     fitting = {name: widened(tensor, own[name].shape) for name, tensor in fitting.items()}
     fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
@@ -234,8 +237,11 @@ def widened(kernel: Tensor, shape: torch.Size) -> Tensor:
 
 
 def rescaled(kernel: Tensor, old: int, new: int) -> Tensor:
-    """The conv before a pixel shuffle, or its bias, for another scale: old² phases a channel, interpolated to new²."""
-    if kernel.shape[0] % old**2:
+    """The conv before a pixel shuffle, or its bias, for another scale.
+
+    Each of its channels has old × old kernels, one for each place in a large pixel's square; they become new × new.
+    """
+    if kernel.shape[0] % old**2:  # not what a pixel shuffle by `old` takes
         return kernel
     phases = kernel.reshape(-1, old, old, kernel[0].numel()).permute(0, 3, 1, 2)
     phases = F.interpolate(phases, size=(new, new), mode="bilinear", align_corners=False)

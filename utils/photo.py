@@ -129,9 +129,12 @@ def tiff_bits(data: bytes) -> int:
 
 
 def is_multiplied_by_alpha(data: bytes) -> bool:
-    """Whether a TIFF's first page says that of its colours."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        return tifffile.EXTRASAMPLE.ASSOCALPHA in file.pages[0].extrasamples
+    """Whether a TIFF's first page says that its colours are multiplied by its alpha; False where it is unreadable."""
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            return tifffile.EXTRASAMPLE.ASSOCALPHA in file.pages[0].extrasamples
+    except (tifffile.TiffFileError, IndexError, TypeError, ValueError):
+        return False
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
