@@ -352,8 +352,8 @@ def write_csv(path: Path, scores: Sequence[Score]) -> None:
         writer.writerows(enumerate(s.mse for s in scores))
 
 
-def in_words(sizes: dict) -> str:
-    return " ".join(f"{key}={value}" for key, value in sizes.items())
+def in_words(named: dict) -> str:
+    return " ".join(f"{key}={value}" for key, value in named.items())
 
 
 def format_sheet(result: dict) -> str:
