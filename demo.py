@@ -39,7 +39,7 @@ from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path, check_writable, files_below, is_made_from
-from utils.flags import FlagParser, first_line, stop
+from utils.flags import FlagParser, at_least_1, first_line, number_that, stop
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images
 from utils.layout import write_array
@@ -130,7 +130,7 @@ def add_upscaling_flags(parser: FlagParser) -> None:
     )
     group.add_argument(
         "--share",
-        type=float,
+        type=number_that(float, lambda part: 0 < part <= 1, "must be above 0 and at most 1"),
         default=1.0,
         help="with --teach: the network's part in each image (default 1; the rest is the HR's)",
     )
@@ -139,8 +139,8 @@ def add_upscaling_flags(parser: FlagParser) -> None:
     )
     group.add_argument("--output", type=Path, help="image or folder to write")
     group.add_argument("--overwrite", action="store_true", help="replace what --output, or checkpoint/, holds already")
-    group.add_argument("--tile", type=int, help="longest side of a tile, LR pixels (default: some 768 MB)")
-    group.add_argument("--batch", type=int, help="tiles at once (default: what memory allows)")
+    group.add_argument("--tile", type=at_least_1, help="longest side of a tile, LR pixels (default: some 768 MB)")
+    group.add_argument("--batch", type=at_least_1, help="tiles at once (default: what memory allows)")
     group.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
     group.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
     group.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
@@ -151,7 +151,8 @@ def add_other_flags(parser: FlagParser) -> None:
     group = parser.add_argument_group("elsewhere")
     group.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
     group.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
-    group.add_argument("--port", type=int, help="with --web: its port (default: the first free one from 7860)")
+    port = number_that(int, lambda port: 0 < port < 2**16, "must be from 1 to 65535")
+    group.add_argument("--port", type=port, help="with --web: its port (default: the first free one from 7860)")
     group.add_argument(
         "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
     )
@@ -215,15 +216,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     for flag, suffixes in WRITES.items():
         if (path := getattr(args, flag)) and path.suffix.lower() not in suffixes:
             parser.error(f"--{flag} {path}: its name must end in {' or '.join(suffixes)}")
-    for flag in ("tile", "batch"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            parser.error(f"--{flag} {getattr(args, flag)}: needs at least 1")
-    if not 0 < args.share <= 1:
-        parser.error(f"--share {args.share}: must be above 0 and at most 1")
     if args.from_hr and args.share < 1:
         parser.error("--from-hr has no HR of its own to average with; leave out --share")
-    if args.port is not None and not 0 < args.port < 2**16:
-        parser.error(f"--port {args.port}: must be from 1 to 65535")
     if args.set5 and args.benchmark and mode != "publish":
         parser.error("--set5 and --benchmark: give one")
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from utils.bicubic import imresize
 from utils.cores import usable_cores
 from utils.files import check_writable, files_below, is_made_from
-from utils.flags import FlagParser, stop
+from utils.flags import FlagParser, at_least_1, number_that, stop
 from utils.images import list_images, read_rgb
 from utils.layout import hr_folder_of, is_training_hr, lr_folder_of, lr_name, sets_below, what_is_wrong, write_array
 
@@ -68,15 +68,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--shrink",
-        type=float,
+        type=number_that(float, lambda factor: 0.05 <= factor <= 0.95, "must be from 0.05 to 0.95"),
         nargs="+",
         metavar="F",
         help="write the training images at F times their size, and their LR, instead",
     )
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads (default: all cores)")
+    parser.add_argument("--workers", type=at_least_1, default=usable_cores(), help="threads (default: all cores)")
     args = parser.parse_args(argv)
-    if args.workers < 1:
-        parser.error(f"--workers {args.workers}: needs at least 1")
     if args.check:
         if args.pathFrom or args.pathTo or args.make_lr or args.shrink:
             parser.error("--check stands alone")
@@ -89,11 +87,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--pathFrom {args.pathFrom} is not a folder")
     if args.pathTo.is_file():
         parser.error(f"--pathTo {args.pathTo} is a file; it must be a folder")
-    if args.shrink:
-        if not args.make_lr:
-            parser.error("--shrink needs --make-lr: no LR images are downloaded for it")
-        if outside := [factor for factor in args.shrink if not 0.05 <= factor <= 0.95]:
-            parser.error(f"--shrink {outside[0]:g}: must be from 0.05 to 0.95")
+    if args.shrink and not args.make_lr:
+        parser.error("--shrink needs --make-lr: no LR images are downloaded for it")
     return args
 
 

@@ -48,7 +48,17 @@ from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import evaluate
 from utils.files import check_writable, locked
-from utils.flags import FlagParser, first_line, stop
+from utils.flags import (
+    FlagParser,
+    at_least_0,
+    at_least_1,
+    below_one,
+    first_line,
+    not_negative,
+    number_that,
+    positive,
+    stop,
+)
 from utils.hardware import check_device, hardware, without_tf32
 from utils.images import list_images
 from utils.layout import sets_below
@@ -128,27 +138,27 @@ def add_data_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--repeat",
         nargs="+",
-        type=int,
+        type=at_least_1,
         help="how many times as often each set's pixels are drawn (default: 10 1 for two, else 1 each)",
     )
-    group.add_argument("--patch", type=int, default=192, help="side of a training patch, HR pixels")
+    group.add_argument("--patch", type=at_least_1, default=192, help="side of a training patch, HR pixels")
     group.add_argument(
         "--detail",
-        type=float,
+        type=number_that(float, lambda power: 0 <= power <= 8, "must be from 0 to 8"),
         default=0.0,
         metavar="POWER",
         help="draw patches as often as they hold detail, to this power; try 1 (0: every crop as often)",
     )
     group.add_argument(
         "--noise",
-        type=float,
+        type=below_one,
         default=0.0,
         metavar="SHARE",
         help="this share of the patches are noise and patterns instead of photos: a network with attention may else"
         " answer such images with huge values; try 0.05",
     )
-    group.add_argument("--valid-patch", type=int, default=240, help="side of a validation patch, HR pixels")
-    group.add_argument("--valid-repeat", type=int, default=5, help="validation patches an image")
+    group.add_argument("--valid-patch", type=at_least_1, default=240, help="side of a validation patch, HR pixels")
+    group.add_argument("--valid-repeat", type=at_least_1, default=5, help="validation patches an image")
     group.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
     group.add_argument(
         "--cache",
@@ -156,22 +166,22 @@ def add_data_flags(parser: FlagParser) -> None:
         default="auto",
         help="where decoded images stay: memory-mapped, in RAM, or on the GPU (auto: the fastest that has room)",
     )
-    group.add_argument("--workers", type=int, help="loader threads (default: 2 with a GPU, else 0)")
+    group.add_argument("--workers", type=at_least_0, help="loader threads (default: 2 with a GPU, else 0)")
 
 
 def add_optimisation_flags(parser: FlagParser) -> None:
     switch = argparse.BooleanOptionalAction
     group = parser.add_argument_group("optimisation (defaults are the report's)")
-    group.add_argument("--batch", type=int, default=16, help="of all processes together")
+    group.add_argument("--batch", type=at_least_1, default=16, help="of all processes together")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int, default=2000)
+    length.add_argument("--epochs", type=at_least_1, default=2000)
     length.add_argument(
         "--minutes",
-        type=float,
+        type=positive,
         help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
         " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
     )
-    group.add_argument("--iterations", type=int, default=1000, help="an epoch")
+    group.add_argument("--iterations", type=at_least_1, default=1000, help="an epoch")
     group.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
     group.add_argument(
         "--loss",
@@ -179,28 +189,33 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         default="l1",
         help="fourier: l1 of the pixels and of their Fourier coefficients; psnr: minus the mean PSNR, for a last leg",
     )
-    group.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    group.add_argument("--lr", type=positive, default=1e-3, help="peak learning rate")
     group.add_argument(
         "--schedule",
         choices=("report", "cosine"),
         default="report",
         help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run",
     )
-    group.add_argument("--lr-min", type=float, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)")
-    group.add_argument("--anneal-epochs", type=int, default=1000, help="of --schedule report")
     group.add_argument(
-        "--warmup", type=int, help="iterations (default: 0 for report; 100 for cosine, a tenth of the run at most)"
+        "--lr-min", type=not_negative, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
     )
-    group.add_argument("--precondition-every", type=int, default=10, help="steps between SOAP's eigenbases")
+    group.add_argument("--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report")
+    group.add_argument(
+        "--warmup",
+        type=at_least_0,
+        help="iterations (default: 0 for report; 100 for cosine, a tenth of the run at most)",
+    )
+    group.add_argument("--precondition-every", type=at_least_1, default=10, help="steps between SOAP's eigenbases")
     group.add_argument(
         "--cautious",
         action=switch,
         default=False,
         help="SOAP moves no weight up the gradient of the present batch",
     )
-    group.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights; 0: none")
-    group.add_argument("--clip", type=float, default=0.0, help="largest gradient norm; 0: none")
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--ema", type=below_one, default=0.0, help="decay of the averaged weights; 0: none")
+    group.add_argument("--clip", type=not_negative, default=0.0, help="largest gradient norm; 0: none")
+    seed = number_that(int, lambda seed: 0 <= seed < 2**63, "must be from 0 to 2^63 - 1")
+    group.add_argument("--seed", type=seed, default=0)
 
 
 def add_run_flags(parser: FlagParser) -> None:
@@ -215,7 +230,7 @@ def add_run_flags(parser: FlagParser) -> None:
         help="replay each step as a CUDA graph (default: on GPUs, where one process trains)",
     )
     group.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
-    group.add_argument("--eval-every", type=int, default=1, help="epochs")
+    group.add_argument("--eval-every", type=at_least_1, default=1, help="epochs")
     group.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
     group.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
     group.add_argument(
@@ -265,36 +280,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
 
 
 def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
-    """Refuses what argparse cannot see."""
-    for flag in (
-        "batch",
-        "epochs",
-        "iterations",
-        "patch",
-        "valid_patch",
-        "valid_repeat",
-        "eval_every",
-        "anneal_epochs",
-        "precondition_every",
-    ):
-        if getattr(args, flag) < 1:
-            parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: needs at least 1")
-    for flag in ("lr", "minutes"):
-        if getattr(args, flag) is not None and not 0 < getattr(args, flag) < math.inf:
-            parser.error(f"--{flag} {getattr(args, flag)}: must be positive")
-    if args.seed >= 2**63:
-        parser.error(f"--seed {args.seed}: must be below 2^63")
-    for flag in ("lr_min", "warmup", "seed", "workers", "clip"):
-        if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
-            parser.error(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must not be negative")
-    if not 0 <= args.detail <= 8:
-        parser.error(f"--detail {args.detail}: must be from 0 to 8")
-    if not 0 <= args.noise < 1:
-        parser.error(f"--noise {args.noise}: must be at least 0 and below 1")
+    """Refuses what does not go together."""
     if args.lr_min is not None and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
-    if not 0 <= args.ema < 1:
-        parser.error(f"--ema {args.ema}: must be at least 0 and below 1")
     if args.cautious and args.optimizer != "soap":
         parser.error("--cautious needs --optimizer soap")
     for flag, other, value in (("precondition_every", "optimizer", "soap"), ("anneal_epochs", "schedule", "report")):
@@ -302,8 +290,8 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(f"--{flag.replace('_', '-')} needs --{other} {value}")
     if "sample" in args.data and len(args.data) > 1:
         parser.error("--data sample stands alone")
-    if args.repeat is not None and (len(args.repeat) != len(args.data) or min(args.repeat) < 1):
-        parser.error(f"--repeat {args.repeat}: give a weight of at least 1 for each of --data {' '.join(args.data)}")
+    if args.repeat is not None and len(args.repeat) != len(args.data):
+        parser.error(f"--repeat {args.repeat}: give a weight for each of --data {' '.join(args.data)}")
     if args.init not in ("default", "interpolation") and not args.init.endswith((".safetensors", ".pth", ".pt")):
         parser.error(f"--init {args.init}: default, interpolation, or a file of weights (.safetensors, .pth)")
     for flag in ("patch", "valid_patch"):

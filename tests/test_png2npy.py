@@ -329,8 +329,8 @@ SHRINK = ("--pathFrom", ".", "--pathTo", "b", "--shrink")
         (["--check", ".", "--pathTo", "b"], "--check stands alone"),
         (["--check", ".", "--shrink", "0.5"], "--check stands alone"),
         ([*SHRINK, "0.5"], "--shrink needs --make-lr"),
-        ([*SHRINK, "0.01", "--make-lr", "3"], "--shrink 0.01: must be from 0.05 to 0.95"),
-        ([*SHRINK, "1.5", "--make-lr", "3"], "--shrink 1.5: must be from 0.05 to 0.95"),
+        ([*SHRINK, "0.01", "--make-lr", "3"], "--shrink: must be from 0.05 to 0.95, not 0.01"),
+        ([*SHRINK, "1.5", "--make-lr", "3"], "--shrink: must be from 0.05 to 0.95, not 1.5"),
     ],
 )
 def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):

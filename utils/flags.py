@@ -1,10 +1,11 @@
 """Command-line flags."""
 
 import argparse
+import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 
@@ -29,6 +30,26 @@ class FlagParser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments"):
             message += "; --help lists what there is (a glob goes in quotes)"
         self.exit(2, f"error: {message}\n")
+
+
+def number_that(kind: type[int] | type[float], accepts: Callable[[float], bool], needs: str) -> Callable[[str], float]:
+    """A type of argparse's: numbers that `accepts` takes; `needs` tells, after "argument --flag: ", which these are."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not accepts(value):
+            raise argparse.ArgumentTypeError(f"{needs}, not {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse says it of text that is no number
+    return parse
+
+
+at_least_1 = number_that(int, lambda n: n >= 1, "needs at least 1")
+at_least_0 = number_that(int, lambda n: n >= 0, "must not be negative")
+positive = number_that(float, lambda x: 0 < x < math.inf, "must be positive")
+not_negative = number_that(float, lambda x: x >= 0, "must not be negative")
+below_one = number_that(float, lambda x: 0 <= x < 1, "must be at least 0 and below 1")
 
 
 def expand_home(found: re.Match) -> str:
