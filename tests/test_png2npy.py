@@ -355,3 +355,12 @@ def test_what_train_py_would_not_find_is_told(tmp_path, monkeypatch, capsys):
 def test_check_of_an_empty_tree(tmp_path, capsys):
     assert png2npy.main(["--check", str(tmp_path)]) == 1
     assert "holds no .npy files" in capsys.readouterr().err
+
+
+def test_photos_that_lie_too_deep_are_told(tmp_path, capsys):
+    for name in ("mine_train_HR/a.png", "mine_train_HR/holidays/b.png"):
+        write_rgb(tmp_path / "mine" / name, smooth_image(9, 9))
+    decoded = tmp_path / "decoded"
+    for flags in (["--pathFrom", str(tmp_path / "mine"), "--pathTo", str(decoded)], ["--check", str(decoded)]):
+        png2npy.main(flags)
+        assert f"move up what is in {decoded / 'mine_train_HR' / 'holidays'}\n" in capsys.readouterr().err
