@@ -415,14 +415,15 @@ def score_all(args: argparse.Namespace) -> None:
         results.append(score(prepare(model, args), metadata, benchmarks[scale], args, args.protocol))
         if scale == 3:  # as the report
             name = "{} {nf}/{num_modules}".format(metadata["model"], **metadata["hyperparameters"])
-            curves[name] = metadata.get("curve", [])
+            curve = [point for point in metadata.get("curve", []) if point["set5_psnr_db"] is not None]
+            curves |= {name: curve} if curve else {}
     if args.plot:
         if not (drawn := [result for result in results if is_reports_benchmark(result)]):
             raise DataError("--plot draws scores on Set5 ×3 by the course protocol, and there are none here")
         draw_psnr_against_flops(args.plot, drawn)
     if args.curves:
-        if not any(curves.values()):
-            raise DataError("--curves: no weights here hold the curve of their training")
+        if not curves:
+            raise DataError("--curves: no weights here hold the curve of their training on Set5")
         draw_learning_curves(args.curves, curves)
     if args.json:
         print(to_json({"results": results}))

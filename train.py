@@ -59,7 +59,7 @@ from utils.flags import (
     positive,
     stop,
 )
-from utils.hardware import check_device, hardware, without_tf32
+from utils.hardware import check_device, hardware, has_bf16, without_tf32
 from utils.images import list_images
 from utils.layout import sets_below
 from utils.log import read_log, write_log
@@ -635,14 +635,6 @@ def git_commit() -> str:
         return ran.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def has_bf16(device: str) -> bool:
-    """Whether its arithmetic has bfloat16, not counting what is emulated."""
-    if device.startswith("cuda"):
-        with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def could_take_bf16(args: argparse.Namespace) -> bool:

@@ -67,8 +67,8 @@ def test_the_crop_is_where_images_differ_most():
 
 def test_pictures_open(tmp_path):
     draw_psnr_against_flops(tmp_path / "p.png", [result()])
-    points = [{"iteration": i, "hours": i / 100, "set5_psnr_db": psnr_db} for i, psnr_db in ((1, None), (2, 30.0))]
-    draw_learning_curves(tmp_path / "c.png", {"IMDN_dw 40/6": points, "mine 8/1": points, "without": []})
+    points = [{"iteration": i, "hours": i / 100, "set5_psnr_db": psnr_db} for i, psnr_db in ((1, 29.0), (2, 30.0))]
+    draw_learning_curves(tmp_path / "c.png", {"IMDN_dw 40/6": points, "mine 8/1": points})
     for name in "pc":
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[0] > 200
 

@@ -28,6 +28,14 @@ def check_device(device: str) -> None:
         raise ValueError(first_line(error)) from error
 
 
+def has_bf16(device: str) -> bool:
+    """Whether its arithmetic has bfloat16, not counting what is emulated."""
+    if device.startswith("cuda"):
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Inside it a GPU's float32 convs and products are of float32: TF32 moves a PSNR's third decimal.

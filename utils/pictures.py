@@ -126,24 +126,31 @@ def label_networks(
 def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
     """Draws each network's Set5 PSNR against iterations and against hours, beside the report's figure for it.
 
+    A row for each model, from 1.2 dB below the best of all on.
+
     Args:
-        curves: by network, as "IMDN_dw 40/6": points with iteration, hours and set5_psnr_db (None: not measured).
+        curves: by network, as "IMDN_dw 40/6", those of a model together: points with iteration, hours and set5_psnr_db.
     """
+    rows = [list(row) for _, row in itertools.groupby(curves, key=lambda network: network.split()[0])]
     paired = matplotlib.color_sequences["tab20"]
     colors = [*paired[::2], *paired[1::2]]  # the light ones last
     reports = {f"{name} {nf}/{modules}": psnr_db for (name, nf, modules), (_, _, psnr_db) in REPORT.items()}
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
-    for axes, key, label in zip(panels, ("iteration", "hours"), ("iterations", "hours of training")):
-        for color, (network, curve) in zip(itertools.cycle(colors), curves.items()):
-            points = [(point[key], point["set5_psnr_db"]) for point in curve if point["set5_psnr_db"] is not None]
-            if points:
-                axes.plot(*zip(*points), marker=".", markersize=3, color=color, label=network)
+    figure, grid = plt.subplots(
+        len(rows), 2, figsize=(9, 0.6 + 1.9 * len(rows)), sharex="col", sharey=True, squeeze=False, layout="constrained"
+    )
+    for networks, panels in zip(rows, grid):
+        for axes, key in zip(panels, ("iteration", "hours")):
+            for color, network in zip(itertools.cycle(colors), networks):
+                points = [(point[key], point["set5_psnr_db"]) for point in curves[network]]
+                axes.plot(*zip(*points), marker=".", markersize=3, linewidth=1, color=color, label=network)
                 if network in reports:
                     axes.axhline(reports[network], color=color, linestyle=":", linewidth=1)
+            axes.grid(alpha=0.3)
+        panels[1].legend(fontsize=8, loc="lower right")
+    best = max(point["set5_psnr_db"] for curve in curves.values() for point in curve)
+    grid[0, 0].set_ylim(best - 1.2, best + 0.1)
+    grid[0, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes, label in zip(grid[-1], ("iterations", "hours of training")):
         axes.set(xlabel=label)
-        axes.grid(alpha=0.3)
-    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
-    panels[0].set(ylabel="Set5 ×3 PSNR, RGB (dB); dotted: report")
-    if panels[0].lines:
-        panels[0].legend(fontsize=8, loc="lower right")
+    figure.supylabel("Set5 ×3 PSNR, RGB (dB); dotted: report", fontsize=10)
     save_figure(figure, path)
