@@ -36,7 +36,7 @@ from utils.checkpoint import CheckpointError, load_model, network_name, read_wei
 from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
-from utils.evaluation import PROTOCOLS, Score, average, evaluate, to_tensor
+from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import atomic_path, check_writable, files_below, is_made_from
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop
@@ -315,8 +315,11 @@ def prepare(model: nn.Module, args: argparse.Namespace) -> nn.Module:
 
 
 def score_file(args: argparse.Namespace) -> dict:
+    """Scores one network, beside bicubic."""
     model, metadata = open_network(args)
-    return score(model, metadata, open_benchmark(args, metadata["hyperparameters"]["scale"]), args, args.protocol)
+    benchmark = open_benchmark(args, scale := metadata["hyperparameters"]["scale"])
+    result = score(model, metadata, benchmark, args, args.protocol)
+    return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
 
 
 def summarise(scores: Sequence[Score]) -> dict:
@@ -357,6 +360,7 @@ def format_sheet(result: dict) -> str:
     lines = [f"{result['model']} {architecture}, {result['protocol']} protocol on {result['images']}{ensemble}"]
     lines += [f"  {name:<16}{psnr_db:8.4f} dB" for name, psnr_db in result["per_image"].items()]
     lines += [f"Average PSNR ({colour}): {result['average_psnr_db']:.3f} dB"]
+    lines += [f"Bicubic: {result['bicubic_psnr_db']:.3f} dB"]
     if "ssim" in result:
         lines += [f"Average SSIM (Y): {result['ssim']:.4f}"]
     lines += [f"FLOPs: {result['flops_g']:.13g} G", f"PARAMS: {result['params_m']:.6f} M"]

@@ -82,6 +82,7 @@ def test_the_score_sheet(set5, capsys):
         "IMDN_RTC nf=8",
         "  baby  ",
         "Average PSNR (RGB)",
+        "Bicubic: ",
         "FLOPs: ",
         "PARAMS: ",
         "ranking score",
@@ -93,6 +94,7 @@ def test_the_score_sheet(set5, capsys):
 
 def test_the_verdict_names_the_condition_that_missed():
     result = {"model": "M", "hyperparameters": {}, "protocol": "course", "images": "Set5", "per_image": {}}
+    result |= {"bicubic_psnr_db": 28.6}
     result |= {"params_m": 0.1, "makes_budget": True, "ranking_score": 1.0, "kaggle_score": 1.0, "ensemble": False}
     assert "You will get this 10 points." in demo.format_sheet(result | {"average_psnr_db": 31.6, "flops_g": 11.0})
     slow = demo.format_sheet(result | {"average_psnr_db": 31.6, "flops_g": 11.1})
@@ -105,7 +107,7 @@ def test_json_is_one_object_with_the_documented_keys(set5, capsys):
     result = run_json(capsys)
     assert set(result) == {
         "model", "hyperparameters", "scale", "protocol", "ensemble", "images", "per_image", "average_psnr_db",
-        "flops_g", "params_m", "makes_budget", "ranking_score", "kaggle_score",
+        "bicubic_psnr_db", "flops_g", "params_m", "makes_budget", "ranking_score", "kaggle_score",
     }  # fmt: skip
     assert list(result["per_image"]) == list(SET5)
     assert result["average_psnr_db"] == pytest.approx(np.mean(list(result["per_image"].values())))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from utils.bicubic import imresize
 from utils.hardware import without_tf32
 from utils.metrics import crop_to, mse_255, psnr_rgb, psnr_y, quantise, ssim_y
 from utils.tiling import course_tiled
@@ -64,6 +66,17 @@ def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, prot
     sr = model(lr)
     hr = crop_to(hr, sr)
     return Score(name, psnr_y(sr, hr, border=scale).item(), mse_255(sr, hr).item(), ssim_y(sr, hr, border=scale).item())
+
+
+def bicubic_psnr_db(images: Iterable, scale: int, protocol: str) -> float:
+    """The baseline: average PSNR of `lr` enlarged by MATLAB's bicubic, on the pixels that `protocol` compares.
+
+    Args:
+        images, protocol: as evaluate() takes them.
+    """
+    measure = psnr_rgb if protocol == "course" else partial(psnr_y, border=scale)
+    pairs = ((to_tensor(imresize(lr, scale)), to_tensor(hr)) for _, lr, hr in images)
+    return average(measure(sr, crop_to(hr, sr)).item() for sr, hr in pairs)
 
 
 def average(values: Iterable[float]) -> float:
