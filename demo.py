@@ -151,7 +151,7 @@ def add_other_flags(parser: FlagParser) -> None:
     group = parser.add_argument_group("elsewhere")
     group.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
     group.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
-    port = number_that(int, lambda port: 0 < port < 2**16, "must be from 1 to 65535")
+    port = number_that(int, lambda n: 0 < n < 2**16, "must be from 1 to 65535")
     group.add_argument("--port", type=port, help="with --web: its port (default: the first free one from 7860)")
     group.add_argument(
         "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
@@ -255,7 +255,7 @@ def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkS
 
 
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
-    """Scores one network; the keys are those of --json, and `images`, the benchmark's name."""
+    """Scores one network; the keys are those of --json, where score_file adds bicubic's PSNR."""
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
@@ -317,7 +317,8 @@ def prepare(model: nn.Module, args: argparse.Namespace) -> nn.Module:
 def score_file(args: argparse.Namespace) -> dict:
     """Scores one network, beside bicubic."""
     model, metadata = open_network(args)
-    benchmark = open_benchmark(args, scale := metadata["hyperparameters"]["scale"])
+    scale = metadata["hyperparameters"]["scale"]
+    benchmark = open_benchmark(args, scale)
     result = score(model, metadata, benchmark, args, args.protocol)
     return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
 
@@ -419,8 +420,8 @@ def score_all(args: argparse.Namespace) -> None:
         results.append(score(prepare(model, args), metadata, benchmarks[scale], args, args.protocol))
         if scale == 3:  # as the report
             name = "{} {nf}/{num_modules}".format(metadata["model"], **metadata["hyperparameters"])
-            curve = [point for point in metadata.get("curve", []) if point["set5_psnr_db"] is not None]
-            curves |= {name: curve} if curve else {}
+            if curve := [point for point in metadata.get("curve", []) if point["set5_psnr_db"] is not None]:
+                curves[name] = curve
     if args.plot:
         if not (drawn := [result for result in results if is_reports_benchmark(result)]):
             raise DataError("--plot draws scores on Set5 ×3 by the course protocol, and there are none here")

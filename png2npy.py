@@ -219,11 +219,13 @@ def check_tree(root: Path, workers: int) -> int:
 
 
 def tell_sets(root: Path) -> None:
-    """Tells where train.py would find nothing to train on, as in a flat folder of photos, or would in other folders."""
-    folders = {file.relative_to(root).parent for file in files_below(root) if file.suffix == ".npy"}
+    """Tells where train.py would find nothing to train on, as in a flat folder of photos, or pass photos over."""
+    files = files_below(root) if root.is_dir() else ()  # no photo could be read
+    folders = {file.relative_to(root).parent for file in files if file.suffix == ".npy"}
     within_hr = [folder for folder in folders if any(above.name.endswith("_HR") for above in folder.parents)]
     for folder in natsorted(within_hr, key=str):
-        print(f"warning: train.py reads no folders within an X_HR; move up what is in {root / folder}", file=sys.stderr)
+        where = f"{root / folder}, within an X_HR"
+        print(f"warning: train.py does not look into {where}; move its photos up and decode again", file=sys.stderr)
     if not (sets := sets_below(root)):
         print(f"warning: train.py trains on folders called X_train_HR or X_HR, and {root} has none", file=sys.stderr)
     elif root not in sets:

@@ -214,7 +214,7 @@ def add_optimisation_flags(parser: FlagParser) -> None:
     )
     group.add_argument("--ema", type=below_one, default=0.0, help="decay of the averaged weights; 0: none")
     group.add_argument("--clip", type=not_negative, default=0.0, help="largest gradient norm; 0: none")
-    seed = number_that(int, lambda seed: 0 <= seed < 2**63, "must be from 0 to 2^63 - 1")
+    seed = number_that(int, lambda n: 0 <= n < 2**63, "must be from 0 to 2^63 - 1")
     group.add_argument("--seed", type=seed, default=0)
 
 
@@ -280,7 +280,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
 
 
 def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
-    """Refuses what does not go together."""
+    """Refuses what the types of single flags cannot see."""
     if args.lr_min is not None and args.lr_min > args.lr:
         parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
     if args.cautious and args.optimizer != "soap":

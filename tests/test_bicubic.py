@@ -6,8 +6,9 @@ from dataset import BenchmarkSet
 from utils import bicubic
 from utils.bicubic import cubic, imresize
 from utils.download import SET5_CROP, SET5_SHA256, pixel_hash
-from utils.evaluation import bicubic_psnr_db
+from utils.evaluation import bicubic_psnr_db, to_tensor
 from utils.images import read_rgb
+from utils.metrics import psnr_rgb, psnr_y
 
 
 @needs_reference("data/set5/LRbicx3")
@@ -25,6 +26,14 @@ def test_set5_enlarged_scores_as_by_matlab():
     set5 = BenchmarkSet.from_set5(reference("data/set5"), 3)
     assert bicubic_psnr_db(set5, 3, "course") == pytest.approx(28.607, abs=0.0005)
     assert bicubic_psnr_db(set5, 3, "paper") == pytest.approx(30.385, abs=0.0005)
+
+
+def test_each_protocol_compares_bicubic_its_own_way():
+    lr, hr = smooth_image(20, 22), np.random.default_rng(0).integers(0, 256, (61, 66, 3), np.uint8)
+    sr, hr_cropped = to_tensor(imresize(lr, 3)), to_tensor(hr[:60])
+    course, paper = (bicubic_psnr_db([("a", lr, hr)] * 2, 3, protocol) for protocol in ("course", "paper"))
+    assert course == pytest.approx(psnr_rgb(sr, hr_cropped).item())
+    assert paper == pytest.approx(psnr_y(sr, hr_cropped, border=3).item()) != course
 
 
 def test_kernel_interpolates_and_sums_to_one():

@@ -1,5 +1,6 @@
 import json
 import warnings
+from pathlib import Path
 
 import cv2
 import matplotlib.pyplot as plt
@@ -16,6 +17,8 @@ from utils.pictures import (
 )
 from utils.plots import draw_plots
 from utils.tables import REPORT, results_table
+
+POINTS = [{"iteration": i, "hours": i / 100, "set5_psnr_db": psnr_db} for i, psnr_db in ((1, 29.0), (2, 30.0))]
 
 
 def result(name="IMDN_dw", nf=40, modules=6, **more) -> dict:
@@ -67,20 +70,33 @@ def test_the_crop_is_where_images_differ_most():
 
 def test_pictures_open(tmp_path):
     draw_psnr_against_flops(tmp_path / "p.png", [result()])
-    points = [{"iteration": i, "hours": i / 100, "set5_psnr_db": psnr_db} for i, psnr_db in ((1, 29.0), (2, 30.0))]
-    draw_learning_curves(tmp_path / "c.png", {"IMDN_dw 40/6": points, "mine 8/1": points})
+    draw_learning_curves(tmp_path / "c.png", {"IMDN_dw 40/6": POINTS, "mine 8/1": POINTS})
     for name in "pc":
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[0] > 200
 
 
-def test_every_learning_curve_has_a_colour_of_its_own(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("utils.pictures.save_figure", lambda figure, path: drawn.append(figure))
-    points = [{"iteration": i, "hours": i / 100, "set5_psnr_db": 30.0} for i in range(2)]
-    draw_learning_curves(tmp_path / "c.png", {f"mine 8/{i}": points for i in range(15)})
+@pytest.fixture
+def drawn(monkeypatch) -> list[plt.Figure]:
+    """The figures that would have been saved."""
+    figures = []
+    monkeypatch.setattr("utils.pictures.save_figure", lambda figure, path: figures.append(figure))
+    yield figures
+    for figure in figures:
+        plt.close(figure)
+
+
+def test_every_learning_curve_of_a_model_has_a_colour_of_its_own(drawn):
+    draw_learning_curves(Path("c.png"), {f"mine 8/{i}": POINTS for i in range(15)})
     for axes in drawn[0].axes:
         assert len({line.get_color() for line in axes.lines}) == 15
-    plt.close(drawn[0])
+
+
+def test_learning_curves_have_a_row_for_each_model_and_show_the_report(drawn):
+    draw_learning_curves(Path("c.png"), {"IMDN_dw 40/6": POINTS, "mine 8/1": POINTS, "IMDN_dw 36/8": POINTS})
+    lines = [[line.get_ydata()[-1] for line in axes.lines] for axes in drawn[0].axes]
+    assert lines == [[30.0, REPORT["IMDN_dw", 40, 6][2], 30.0, REPORT["IMDN_dw", 36, 8][2]]] * 2 + [[30.0]] * 2
+    for axes, heights in zip(drawn[0].axes, lines):
+        assert all(axes.get_ylim()[0] < height < axes.get_ylim()[1] for height in heights)
 
 
 def test_labels_of_close_points_stay_apart():

@@ -357,10 +357,18 @@ def test_check_of_an_empty_tree(tmp_path, capsys):
     assert "holds no .npy files" in capsys.readouterr().err
 
 
+def test_where_no_image_can_be_read_each_is_named(tmp_path, capsys):
+    broken = tmp_path / "mine/mine_train_HR/a.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("not an image")
+    assert png2npy.main(["--pathFrom", str(tmp_path / "mine"), "--pathTo", str(tmp_path / "decoded")]) == 1
+    assert f"error: {broken}: not an image" in capsys.readouterr().err
+
+
 def test_photos_that_lie_too_deep_are_told(tmp_path, capsys):
     for name in ("mine_train_HR/a.png", "mine_train_HR/holidays/b.png"):
         write_rgb(tmp_path / "mine" / name, smooth_image(9, 9))
     decoded = tmp_path / "decoded"
     for flags in (["--pathFrom", str(tmp_path / "mine"), "--pathTo", str(decoded)], ["--check", str(decoded)]):
         png2npy.main(flags)
-        assert f"move up what is in {decoded / 'mine_train_HR' / 'holidays'}\n" in capsys.readouterr().err
+        assert f"does not look into {decoded / 'mine_train_HR' / 'holidays'}, within" in capsys.readouterr().err

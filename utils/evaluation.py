@@ -69,12 +69,12 @@ def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, prot
 
 
 def bicubic_psnr_db(images: Iterable, scale: int, protocol: str) -> float:
-    """The baseline: average PSNR of `lr` enlarged by MATLAB's bicubic, on the pixels that `protocol` compares.
+    """The baseline: average PSNR of `lr` enlarged by MATLAB's bicubic; inf where that is `hr`.
 
     Args:
-        images, protocol: as evaluate() takes them.
+        images, scale, protocol: as evaluate() takes them.
     """
-    measure = psnr_rgb if protocol == "course" else partial(psnr_y, border=scale)
+    measure = {"course": psnr_rgb, "paper": partial(psnr_y, border=scale)}[protocol]
     pairs = ((to_tensor(imresize(lr, scale)), to_tensor(hr)) for _, lr, hr in images)
     return average(measure(sr, crop_to(hr, sr)).item() for sr, hr in pairs)
 

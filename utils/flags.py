@@ -47,7 +47,7 @@ def number_that(kind: type[int] | type[float], accepts: Callable[[float], bool],
 
 at_least_1 = number_that(int, lambda n: n >= 1, "needs at least 1")
 at_least_0 = number_that(int, lambda n: n >= 0, "must not be negative")
-positive = number_that(float, lambda x: 0 < x < math.inf, "must be positive")
+positive = number_that(float, lambda x: 0 < x < math.inf, "must be positive and finite")
 not_negative = number_that(float, lambda x: x >= 0, "must not be negative")
 below_one = number_that(float, lambda x: 0 <= x < 1, "must be at least 0 and below 1")
 

@@ -126,19 +126,21 @@ def label_networks(
 def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
     """Draws each network's Set5 PSNR against iterations and against hours, beside the report's figure for it.
 
-    A row for each model, from 1.2 dB below the best of all on.
+    One row of panels for each model; PSNR begins 1.2 dB below the best of all.
 
     Args:
-        curves: by network, as "IMDN_dw 40/6", those of a model together: points with iteration, hours and set5_psnr_db.
+        curves: by network, as "IMDN_dw 40/6": points with iteration, hours and set5_psnr_db.
     """
-    rows = [list(row) for _, row in itertools.groupby(curves, key=lambda network: network.split()[0])]
+    rows: dict[str, list[str]] = {}
+    for network in curves:
+        rows.setdefault(network.split()[0], []).append(network)
     paired = matplotlib.color_sequences["tab20"]
     colors = [*paired[::2], *paired[1::2]]  # the light ones last
     reports = {f"{name} {nf}/{modules}": psnr_db for (name, nf, modules), (_, _, psnr_db) in REPORT.items()}
     figure, grid = plt.subplots(
         len(rows), 2, figsize=(9, 0.6 + 1.9 * len(rows)), sharex="col", sharey=True, squeeze=False, layout="constrained"
     )
-    for networks, panels in zip(rows, grid):
+    for networks, panels in zip(rows.values(), grid):
         for axes, key in zip(panels, ("iteration", "hours")):
             for color, network in zip(itertools.cycle(colors), networks):
                 points = [(point[key], point["set5_psnr_db"]) for point in curves[network]]
@@ -148,7 +150,7 @@ def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
             axes.grid(alpha=0.3)
         panels[1].legend(fontsize=8, loc="lower right")
     best = max(point["set5_psnr_db"] for curve in curves.values() for point in curve)
-    grid[0, 0].set_ylim(best - 1.2, best + 0.1)
+    grid[0, 0].set_ylim(best - 1.2, max([best, *(reports[name] for name in curves if name in reports)]) + 0.1)
     grid[0, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes, label in zip(grid[-1], ("iterations", "hours of training")):
         axes.set(xlabel=label)
