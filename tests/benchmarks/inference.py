@@ -21,11 +21,7 @@ from models.chain import layers_apart
 from tests.benchmarks.harness import parse_args, report, seconds
 from utils.tiling import super_resolve
 
-NETWORKS = (  # those of checkpoint/
-    *(("IMDN_RTC", 12, 5), ("IMDN_RTC", 12, 16), ("IMDN_RTC", 16, 10), ("IMDN", 20, 6)),
-    *(("IMDN_dw", 40, 6), ("IMDN_dw", 36, 8), ("IMDN_dw", 32, 10), ("IMDN_dw", 32, 11)),
-    *(("DRLN_narrow", 12, 4), ("DRLN_dw", 20, 11), ("DRLN_slim", 36, 8)),
-)
+NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN", 20, 6), ("IMDN_dw", 32, 10), ("DRLN_slim", 36, 8))
 SIZES = ((1280, 720), (3840, 2160))  # of the output
 SCALE = 3
 
