@@ -220,13 +220,16 @@ def check_tree(root: Path, workers: int) -> int:
 
 def tell_sets(root: Path) -> None:
     """Tells where train.py would find nothing to train on, as in a flat folder of photos, or pass photos over."""
-    files = files_below(root) if root.is_dir() else ()  # no photo could be read
-    folders = {file.relative_to(root).parent for file in files if file.suffix == ".npy"}
-    within_hr = [folder for folder in folders if any(above.name.endswith("_HR") for above in folder.parents)]
-    for folder in natsorted(within_hr, key=str):
-        where = f"{root / folder}, within an X_HR"
-        print(f"warning: train.py does not look into {where}; move its photos up and decode again", file=sys.stderr)
-    if not (sets := sets_below(root)):
+    folders = {file.parent for file in files_below(root) if file.suffix == ".npy"} if root.is_dir() else ()
+    if not folders:  # no photo could be read
+        return
+    sets = sets_below(root)
+    for folder in natsorted(folders, key=str):
+        within_hr = any(above.name.endswith("_HR") for above in folder.relative_to(root).parents)
+        if within_hr and not hr_folder_of(folder) and folder.parent not in sets:
+            where = f"{folder}, within an X_HR"
+            print(f"warning: train.py does not look into {where}; move its photos up and decode again", file=sys.stderr)
+    if not sets:
         print(f"warning: train.py trains on folders called X_train_HR or X_HR, and {root} has none", file=sys.stderr)
     elif root not in sets:
         print(f"these are sets of their own: train.py --data {shlex.join(map(str, sets))}")

@@ -362,7 +362,8 @@ def test_where_no_image_can_be_read_each_is_named(tmp_path, capsys):
     broken.parent.mkdir(parents=True)
     broken.write_text("not an image")
     assert png2npy.main(["--pathFrom", str(tmp_path / "mine"), "--pathTo", str(tmp_path / "decoded")]) == 1
-    assert f"error: {broken}: not an image" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"error: {broken}: not an image" in told and "warning" not in told
 
 
 def test_photos_that_lie_too_deep_are_told(tmp_path, capsys):
@@ -372,3 +373,10 @@ def test_photos_that_lie_too_deep_are_told(tmp_path, capsys):
     for flags in (["--pathFrom", str(tmp_path / "mine"), "--pathTo", str(decoded)], ["--check", str(decoded)]):
         png2npy.main(flags)
         assert f"does not look into {decoded / 'mine_train_HR' / 'holidays'}, within" in capsys.readouterr().err
+
+
+def test_a_set_may_lie_in_a_folder_called_hr(tmp_path, capsys):
+    write_rgb(tmp_path / "all/photos_HR/mine_train_HR/a.png", smooth_image(9, 9))
+    assert png2npy.main(["--pathFrom", str(tmp_path / "all"), "--pathTo", str(tmp_path / "out"), "--make-lr", "3"]) == 0
+    told = capsys.readouterr()
+    assert f"train.py --data {tmp_path / 'out/photos_HR'}" in told.out and "warning" not in told.err
