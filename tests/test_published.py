@@ -62,3 +62,14 @@ def test_readme_sets_published_weights_beside_the_papers():
             f"{scores[key]['average_psnr_db']:.2f}, {scores[key]['ssim']:.4f}" for key in ("set5 paper", "b100 paper")
         ]
         assert figures.split(" | ") == [f"{metadata['mparams']:.3f}", f"{multi_adds:.1f}", *shown]
+
+
+def test_readme_tells_what_published_weights_to_choose():
+    text = (PUBLISHED[0].parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.split("| speed |\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (\w+) (\d+)/(\d+) \| (.*) \| .* \| .* \|$", table, re.MULTILINE)
+    assert len(rows) == len(PUBLISHED)
+    for model, nf, modules, figures in rows:
+        _, metadata = read_weights(PUBLISHED[0].with_name(f"{model}_nf{nf}_m{modules}_x3.safetensors"))
+        psnr_db = metadata["metrics"]["Set5 course"]["average_psnr_db"]
+        assert figures == f"{metadata['gflops']:.3f} | {psnr_db:.3f}"

@@ -35,6 +35,7 @@ SMALL_BENCHMARKS = {
     "loader": ["--images", "1", "--batches", "2", "--batch", "2", "--workers", "1"],
     "training": ["--rounds", "1", "--steps", "1", "--largest-batch", "1"],
     "recipe": ["--data", "sample", "--iterations", "1", "--valid-patch", "24", "--valid-repeat", "1"],
+    "choice": ["--rounds", "1", "--width", "60", "--height", "60"],
     "inference": ["--rounds", "1", "--largest-width", "60"],
 }
 TRAINED = "runs/IMDN_dw_nf40_m6_x3"
