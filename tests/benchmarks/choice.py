@@ -7,16 +7,14 @@ python -m tests.benchmarks.choice
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.harness import paired_medians, parse_args, report
+from tests.benchmarks.harness import CHECKPOINTS, paired_medians, parse_args, report
 from utils.checkpoint import load_model
 from utils.tiling import super_resolve
 
 SCALE = 3
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoint"
 DEFAULT = CHECKPOINTS / "IMDN_dw_nf32_m10_x3.safetensors"
 
 

@@ -13,6 +13,8 @@ import torch
 from utils.flags import FlagParser
 from utils.hardware import hardware
 
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoint"
+
 
 def make_parser(description: str, **defaults: int) -> FlagParser:
     parser = FlagParser(description)

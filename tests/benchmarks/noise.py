@@ -8,17 +8,15 @@ python -m tests.benchmarks.noise
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from dataset import sample_pairs
-from tests.benchmarks.harness import parse_args, report
+from tests.benchmarks.harness import CHECKPOINTS, parse_args, report
 from utils.checkpoint import load_model
 from utils.evaluation import to_tensor
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoint"
 SIDE = 72  # LR pixels
 
 
