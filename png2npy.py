@@ -272,7 +272,7 @@ def decode(args: argparse.Namespace) -> int:
         return 1
     if args.make_lr:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
-            print(f"error: --make-lr: {args.pathFrom} has no folder that ends in _HR", file=sys.stderr)
+            print(f"error: --make-lr: {args.pathFrom} has no folder such as X_train_HR", file=sys.stderr)
             return 1
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
             print(f"error: --shrink: {args.pathFrom} holds validation images alone", file=sys.stderr)

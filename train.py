@@ -236,8 +236,9 @@ def add_run_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--resume",
         type=Path,
-        help="training state to go on from; its flags hold but for those of the machine. auto: last.pth of --save-dir,"
-        " or a new run where there is none yet, for jobs that are started again and again by one command",
+        help="training state to go on from, such as runs/NAME/last.pth; its flags hold where none are given anew, but"
+        " for those of the machine. auto: last.pth of --save-dir, or a new run where there is none yet, for jobs that"
+        " are started again and again by one command",
     )
 
 
@@ -394,7 +395,8 @@ def why_empty(root: Path, scale: int) -> str:
     if sets := sets_below(root):
         return f"--data {root} holds sets in folders of their own; name them: --data {shlex.join(map(str, sets))}"
     if list_images(root, recursive=True):
-        return f"--data {root} holds images; decode them: python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
+        decode = f"python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
+        return f"--data {root} holds images; decode them: {decode} (--make-lr {scale} where LR images are missing)"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
 
 

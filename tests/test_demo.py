@@ -325,6 +325,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
         (["--nf", "12"], "holds no weights of nf=12; --model, --nf and --modules choose among tiny"),
         (["--checkpoint", "Set5"], "Set5 is a folder; give a file"),
+        (["--checkpoint", "model.onnx"], "model.onnx cannot be read as a checkpoint: it is for demo.py --backend onnx"),
         (["--set5", "nowhere"], "nowhere has no LRbicx3/"),
         (["--benchmark", "nowhere"], "nowhere is not a folder"),
         (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
@@ -345,6 +346,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
 )
 def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
     Path("empty").mkdir()
+    Path("model.onnx").write_bytes(b"\x08\x0a")
     assert run(*flags) == 1
     err = capsys.readouterr().err
     assert says in err and err.startswith("error: ") and err.count("\n") == 1

@@ -63,12 +63,14 @@ SAID_OF_DAMAGE = ("PytorchStreamReader", "inline_container", "corrupt", "[Errno 
 
 
 def _load_pth(path: Path) -> object:
-    check_is_file(Path(path))
+    check_is_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types on a damaged file
         reason = first_line(error)
-        if "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
+        if path.suffix == ".onnx":
+            reason = "it is for demo.py --backend onnxruntime"
+        elif "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
             reason = "it holds more than tensors and plain values, or is no checkpoint at all"
         elif isinstance(error, EOFError) or any(words in reason for words in SAID_OF_DAMAGE):
             reason = "it is damaged, or a copy that was cut short"
