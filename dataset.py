@@ -8,10 +8,12 @@ A decoded set is a tree of .npy files (uint8, HWC, RGB) laid out as DIV2K and Fl
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 
@@ -85,7 +87,8 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     (hr_folder,) = folders
     lr_folder = lr_folder_of(hr_folder, scale)
     hr_files, lr_files = (natsorted(folder.glob("[!.]*.npy"), key=str) for folder in (hr_folder, lr_folder))
-    hr_files, lr_files = by_name(hr_files), by_name(lr_files, scale)
+    hr_files = by_name(hr_files)
+    lr_files = by_name(lr_files, partial(lr_name, scale=scale, hr_names=hr_files))
     if hr_files and not lr_files:
         raise DataError(
             f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr makes them"
@@ -97,15 +100,15 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     return [Pair(stem, lr_files[stem], hr_files[stem]) for stem in natsorted(hr_files)]
 
 
-def by_name(files: Iterable[Path], scale: int | None = None) -> dict[str, Path]:
-    """One folder's files by their stems; those of LR, for which `scale` is given, without the x3 that may end them.
+def by_name(files: Iterable[Path], name_of: Callable[[Path], str] = attrgetter("stem")) -> dict[str, Path]:
+    """One folder's files by their names.
 
     Raises:
         DataError: two files of one name, both named.
     """
     named: dict[str, Path] = {}
     for file in files:
-        name = lr_name(file, scale) if scale else file.stem
+        name = name_of(file)
         if (other := named.setdefault(name, file)) != file:
             raise DataError(
                 f"{file.parent} holds two images called {name}, {other.name} and {file.name}; delete or rename one"
@@ -456,7 +459,8 @@ def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, n
     for folder in (lr_folder, hr_folder):
         if not folder.is_dir():
             raise DataError(f"{folder.parent} has no {folder.name}/; a Set5 folder holds LRbicx{scale}/ and original/")
-    hr_files, lr_files = by_name(list_images(hr_folder)), by_name(list_images(lr_folder), scale)
+    hr_files = by_name(list_images(hr_folder))
+    lr_files = by_name(list_images(lr_folder), partial(lr_name, scale=scale, hr_names=hr_files))
     if unpaired := natsorted(lr_files.keys() ^ hr_files.keys()):
         raise DataError(f"{hr_folder.parent}: images without a partner: {', '.join(unpaired)}")
     if not hr_files:

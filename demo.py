@@ -38,7 +38,7 @@ from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, to_tensor
 from utils.export import OnnxNetwork, export_onnx
-from utils.files import atomic_path, check_writable, files_below, is_made_from
+from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, is_made_from
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images
@@ -248,6 +248,8 @@ def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkS
             print(f"Set5 is not here; fetching it into {root}/", file=sys.stderr)
             fetch_set5(root)
         except DownloadError as error:
+            if args.csv:
+                raise DataError(f"--csv needs Set5, which could not be fetched ({error}); give --set5 DIR") from error
             print(f"Set5 could not be fetched ({error}); --set5 DIR scores one that is here", file=sys.stderr)
             print("scoring scikit-image's photos instead", file=sys.stderr)
             return BenchmarkSet.sample(scale)
@@ -555,6 +557,8 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
         except (ValueError, OSError, MemoryError) as error:
+            if getattr(error, "errno", None) in CANNOT_WRITE:
+                raise
             problem = first_line(error)
             problems.append(problem if str(target) in problem else f"{source}: {problem}")
     print(f"{len(jobs) - len(problems)} written, {len(problems)} failed{other_files(args)}: {args.output}")
@@ -587,18 +591,15 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
             raise DataError(f"{photo} is a folder; --compare draws one photo")
         if photo and args.compare.exists() and photo.exists() and args.compare.samefile(photo):
             raise DataError(f"--compare {args.compare} is the photo itself; write somewhere else")
-    hr = None
-    if args.hr:
-        whole = read_colours(args.hr)
-        if min(whole.shape[:2]) < scale:
-            raise DataError(f"{args.hr} is {whole.shape[1]}×{whole.shape[0]}, too small to shrink by {scale}")
-        lr, hr = downscaled(whole, scale)
-    if args.input:
-        lr = read_colours(args.input)
+    whole = read_colours(args.hr) if args.hr else None
+    if args.hr and min(whole.shape[:2]) < scale:
+        raise DataError(f"{args.hr} is {whole.shape[1]}×{whole.shape[0]}, too small to shrink by {scale}")
+    lr = read_colours(args.input) if args.input else downscaled(whole, scale)[0]
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
-    if hr is not None and hr.shape[:2] != shape:
+    if args.hr and not all(0 <= have - want < 12 for have, want in zip(whole.shape, shape)):  # the course's: to 8
         found, expected = f"{whole.shape[1]}×{whole.shape[0]}", f"{shape[1]}×{shape[0]}"
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
+    hr = whole[: shape[0], : shape[1]] if args.hr else None
     bicubic = imresize(lr, scale)
     ours = enlarge(model, lr, scale, args)
     crop = tuple(args.crop) if args.crop else most_different_crop(bicubic, ours, side=max(8, min(shape) // 4))
@@ -777,4 +778,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     sys.exit(main())

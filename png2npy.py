@@ -11,7 +11,6 @@ an image changed since is done again. What cannot be used is named at the end, a
 """
 
 import argparse
-import errno
 import shlex
 import sys
 from collections import Counter
@@ -27,12 +26,11 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.cores import usable_cores
-from utils.files import check_writable, files_below, is_made_from
+from utils.files import CANNOT_WRITE, check_writable, files_below, is_made_from
 from utils.flags import FlagParser, at_least_1, number_that, stop
 from utils.images import list_images, read_rgb
 from utils.layout import hr_folder_of, is_training_hr, lr_folder_of, lr_name, sets_below, what_is_wrong, write_array
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, one's share of it, a disk for reading alone
 MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
 
 
@@ -156,9 +154,8 @@ def convert(job: Job) -> str | None:
             height, width = np.load(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
             is_older = job.multiple % job.lr_scale == 0  # else it was cropped above
-            advice = f"delete {job.hr.parent}, decoded before and not cropped," if is_older else "crop it"
-            size = f"{width}×{height}"
-            return f"{job.image}: {size} is not a multiple of {job.lr_scale}; {advice} or use another --pathTo"
+            advice = "it was decoded before, so use another --pathTo" if is_older else "crop it"
+            return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; {advice}"
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
             array = imresize(array, 1 / job.lr_scale)
@@ -239,8 +236,9 @@ def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, 
     """What is wrong between the readable files of an HR and an LR folder."""
     hr = {file.stem: size for file, size in sizes.items() if file.parent == hr_folder}
     lr_files = [file for file in sizes if file.parent == lr_folder]
-    lr = {lr_name(file, scale): sizes[file] for file in lr_files}
-    twice = {name for name, count in Counter(lr_name(file, scale) for file in lr_files).items() if count > 1}
+    names = {file: lr_name(file, scale, hr) for file in lr_files}
+    lr = {name: sizes[file] for file, name in names.items()}
+    twice = {name for name, count in Counter(names.values()).items() if count > 1}
     problems = [f"{lr_folder}: holds two images called {name}; delete one" for name in natsorted(twice)]
     problems += [f"{hr_folder / name}.npy: no partner in {lr_folder}" for name in natsorted(hr.keys() - lr.keys())]
     problems += [f"{lr_folder}: {name} has no partner in {hr_folder}" for name in natsorted(lr.keys() - hr.keys())]

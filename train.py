@@ -46,7 +46,7 @@ from utils.cost import count_cost
 from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
 from utils.ema import EMA
-from utils.evaluation import evaluate
+from utils.evaluation import Score, evaluate
 from utils.files import check_writable, locked
 from utils.flags import (
     FlagParser,
@@ -231,7 +231,7 @@ def add_run_flags(parser: FlagParser) -> None:
     )
     group.add_argument("--channels-last", action=switch, help="layout in memory (default: what is faster)")
     group.add_argument("--eval-every", type=at_least_1, default=1, help="epochs")
-    group.add_argument("--tensorboard", action="store_true", help="also log to SAVE_DIR/tensorboard")
+    group.add_argument("--tensorboard", action=switch, default=False, help="also log to SAVE_DIR/tensorboard")
     group.add_argument("--save-dir", help="default: runs/MODEL_nfN_mN_xN")
     group.add_argument(
         "--resume",
@@ -451,16 +451,25 @@ def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argpars
     return total / count
 
 
-def score(model: nn.Module, set5: BenchmarkSet, draw: bool, ranks: Ranks, args: argparse.Namespace) -> float:
-    """Mean RGB PSNR over Set5 by the course protocol, dB; `draw`: the first rank draws its images beside the plots."""
-    if draw and ranks.is_first:
-        scores = evaluate(model, set5.items, args.scale)
-        draw_panel([(s.name, s.sr, s.psnr_db) for s in scores], args.save_dir / "panel.png")
-        scores = ranks.share(scores)
-    else:
-        scores = evaluate(model, ranks.share(set5.items), args.scale)
-    total, count = ranks.sum((sum(s.psnr_db for s in scores), len(scores)), args.device)
-    return total / count
+def score(
+    model: nn.Module, set5: BenchmarkSet, draw: bool, ranks: Ranks, args: argparse.Namespace
+) -> tuple[float, list[Score]]:
+    """Mean RGB PSNR over Set5 by the course protocol, dB, and, where the first rank is to `draw`, all its scores."""
+    draws = draw and ranks.is_first
+    scores = evaluate(model, set5.items if draws else ranks.share(set5.items), args.scale)
+    shared = ranks.share(scores) if draws else scores
+    total, count = ranks.sum((sum(s.psnr_db for s in shared), len(shared)), args.device)
+    return total / count, scores if draws else []
+
+
+def draw(panel: list[Score], args: argparse.Namespace) -> None:
+    """Redraws the plots and Set5's panel. They can be drawn again from the log, so a failure ends no training."""
+    try:
+        if panel:
+            draw_panel([(s.name, s.sr, s.psnr_db) for s in panel], args.save_dir / "panel.png")
+        draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
+    except (OSError, ValueError) as error:
+        print(f"warning: {first_line(error)}; training goes on", file=sys.stderr)
 
 
 def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
@@ -689,7 +698,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
             raise TrainingError(f"{args.model} has no start_from_interpolation(); leave out --init interpolation")
         model.start_from_interpolation()
     elif args.init != "default":
-        taken, metadata = take_weights(model, Path(args.init), run.hyperparameters["scale"])
+        taken, metadata = take_weights(model, args.model, Path(args.init), run.hyperparameters["scale"])
         print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
@@ -785,7 +794,7 @@ def score_start(
     """Scores and prints the weights that --init names: training is worth it only where it beats them."""
     model = learner.evaluated.eval()
     run.start_psnr_db = validate(model, valid_set, ranks, args)
-    on_set5 = f"  Set5 {score(model, set5, False, ranks, args):.3f} dB" if set5 else ""
+    on_set5 = f"  Set5 {score(model, set5, False, ranks, args)[0]:.3f} dB" if set5 else ""
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
 
@@ -854,16 +863,17 @@ def train_epochs(
             if ranks.is_first and epoch == began[0] + 1:
                 warn_of_few_epochs(args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
-        if draw := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
+        if is_redrawn := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
         evaluated.eval()
+        set5_psnr_db, panel = score(evaluated, set5, is_redrawn, ranks, args) if is_due and set5 else (None, [])
         entry = {
             "epoch": epoch,
             "iteration": epoch * args.iterations,
             "learning_rate": learner.optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
             "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
-            "set5_psnr_db": score(evaluated, set5, draw, ranks, args) if is_due and set5 else None,
+            "set5_psnr_db": set5_psnr_db,
             "hours": (earlier + time.monotonic() - started) / 3600,
         }
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
@@ -874,8 +884,8 @@ def train_epochs(
         if ranks.is_first:
             description = describe_run(run, args, train_set.images, *cost)
             save(learner, run, is_best, description, args)
-            if draw:
-                draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
+            if is_redrawn:
+                draw(panel, args)
             log_to_tensorboard(entry)
             print(format_entry(entry, run.best_psnr_db, args.epochs), flush=True)
     ranks.meet()

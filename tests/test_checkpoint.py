@@ -7,7 +7,7 @@ from conftest import authors_state, needs_reference, reference
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from models import build_model
+from models import MODELS, build_model
 from utils.checkpoint import (
     FORMAT,
     METADATA_KEY,
@@ -140,7 +140,7 @@ def test_another_scale_starts_from_the_same_pictures(name, scale, tmp_path):
     taught.start_from_interpolation()
     save_weights(tmp_path / "x3.safetensors", taught, {"model": name, "hyperparameters": SIZES})
     model = build_model(name, **SIZES | {"scale": scale}).eval()
-    assert take_weights(model, tmp_path / "x3.safetensors", scale)[0] == len(model.state_dict())
+    assert take_weights(model, name, tmp_path / "x3.safetensors", scale)[0] == len(model.state_dict())
     lr = torch.rand(1, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     enlarged = torch.nn.functional.interpolate(lr, scale_factor=scale, mode="bilinear")
     inside = (..., slice(8 * scale, -8 * scale), slice(8 * scale, -8 * scale))
@@ -151,7 +151,7 @@ def test_a_layer_that_both_scales_have_is_taken_as_it_is(tmp_path):
     sizes = {"nf": 12, "num_modules": 2}
     twice, four_times = (build_model("DRLN_narrow", **sizes, scale=scale) for scale in (2, 4))
     save_weights(tmp_path / "x2.safetensors", twice, {"model": "DRLN_narrow", "hyperparameters": sizes | {"scale": 2}})
-    take_weights(four_times, tmp_path / "x2.safetensors", 4)
+    take_weights(four_times, "DRLN_narrow", tmp_path / "x2.safetensors", 4)
     assert torch.equal(four_times.upsampler[0].weight, twice.upsampler[0].weight)
 
 
@@ -190,3 +190,19 @@ def test_what_a_file_was_made_from_is_known_on_coarse_file_systems(kept, expecte
         (tmp_path / name).touch()
         os.utime(tmp_path / name, ns=(time, time))
     assert is_made_from(tmp_path / "made", tmp_path / "source") == expected
+
+
+def test_a_network_starts_from_its_own_file_by_its_own_name(tmp_path, monkeypatch):
+    class Tiny(torch.nn.Module):
+        def __init__(self, nf: int, num_modules: int, scale: int) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, nf, 1)
+
+    monkeypatch.setitem(MODELS, "tiny", Tiny)
+    model = build_model("tiny", **SIZES)
+    save_weights(tmp_path / "a.safetensors", model, {"model": "tiny", "hyperparameters": SIZES})
+    with pytest.raises(CheckpointError, match="tiny has no first conv called head"):
+        take_weights(model, "tiny", tmp_path / "a.safetensors", 3)
+    model.head, model.first = model.first, None
+    save_weights(tmp_path / "a.safetensors", model, {"model": "tiny", "hyperparameters": SIZES})
+    assert take_weights(model, "tiny", tmp_path / "a.safetensors", 3)[0] == 2

@@ -196,6 +196,15 @@ def test_a_missing_partner_is_named(decoded):
         find_pairs(decoded, "training", 3)
 
 
+def test_names_may_end_in_x3_themselves(tmp_path):
+    write_decoded(tmp_path, "My_train", ["ax3"], (24, 27))
+    lr = tmp_path / "My_train_LR_bicubic/X3"
+    for name in ("ax3x3.npy", "ax3.npy"):
+        (lr / "ax3x3.npy").replace(lr / name)
+        assert [pair.name for pair in find_pairs(tmp_path, "training", 3)] == ["ax3"]
+        assert png2npy.main(["--check", str(tmp_path)]) == 0
+
+
 def test_what_a_killed_conversion_leaves_is_no_image(decoded):
     pairs = find_pairs(decoded, "training", 3)
     for folder in ("DIV2K_train_HR", "DIV2K_train_LR_bicubic/X3"):

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import math
 import os
@@ -255,7 +256,9 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     out, err = capsys.readouterr()
     assert "could not be fetched (no network)" in err and "on scikit-image" in out and "astronaut" in out
     assert "Budget" not in out and "Kaggle" not in out
-    assert not Path("Set5").exists()
+    assert run("--csv", "ID_result.csv") == 1
+    assert "--csv needs Set5, which could not be fetched (no network)" in capsys.readouterr().err
+    assert not Path("Set5").exists() and not Path("ID_result.csv").exists()
     assert run("--all") == 0
     assert "report" not in capsys.readouterr().out
     assert run("--all", "--plot", "plot.png") == 1
@@ -385,6 +388,9 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch, capsys):
     write_rgb(Path("odd.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, 2), (0, 1), (0, 0))))
     assert run("--compare", "c.png", "--hr", "odd.png", "--input", "Set5/LRbicx3/babyx3.png") == 0  # cropped to fit
     assert np.array_equal(drawn[2][0][3][1], drawn[0][0][3][1])
+    write_rgb(Path("wider.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, 8), (0, 0), (0, 0))))
+    assert run("--compare", "c.png", "--hr", "wider.png", "--input", "Set5/LRbicx3/babyx3.png") == 0  # as the course's
+    assert np.array_equal(drawn[3][0][3][1], drawn[0][0][3][1])
     psnrs_db = [psnr_db for _, _, psnr_db in drawn[0][0]]
     assert psnrs_db[0] is None and 10 < psnrs_db[1] < 60
 
@@ -415,6 +421,16 @@ def test_one_image_that_fails_does_not_stop_the_folder(set5, monkeypatch, capsys
     monkeypatch.setattr(demo, "super_resolve", fail_once)
     assert run("--input", "Set5/LRbicx3", "--output", "out") == 1
     assert "babyx3.png: too small" in capsys.readouterr().err and len(list(Path("out").iterdir())) == 4
+
+
+def test_a_full_disk_stops_the_folder(set5, monkeypatch, capsys):
+    def fail(path, photo):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(demo, "write_photo", fail)
+    assert run("--input", "Set5/LRbicx3", "--output", "out") == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error"))
+    assert "No space left on device: 'out/babyx3.png'" in line
 
 
 def test_pictures_go_into_a_folder_where_the_output_names_none(published, tmp_path, monkeypatch):

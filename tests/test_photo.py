@@ -7,6 +7,7 @@ from conftest import smooth_image
 from PIL import Image, ImageCms
 
 from utils.ensemble import SelfEnsemble
+from utils.images import read_rgb
 from utils.photo import ORIENTATION, Photo, read_photo, write_photo
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -135,6 +136,28 @@ def test_a_tiff_of_16_bits_multiplied_by_its_alpha_is_refused(tmp_path):
     assert np.array_equal(read_photo(tmp_path / "unassalpha.tif").rgb, deep(RGB))
     with pytest.raises(ValueError, match="multiplied by its alpha; save it as PNG"):
         read_photo(tmp_path / "assocalpha.tif")
+
+
+def test_a_tiff_of_16_bits_that_are_0_for_white_is_refused(tmp_path):
+    for kind in ("minisblack", "miniswhite"):
+        tifffile.imwrite(tmp_path / f"{kind}.tif", deep(ALPHA), photometric=kind)
+    assert np.array_equal(read_photo(tmp_path / "minisblack.tif").rgb[..., 0], deep(ALPHA))
+    with pytest.raises(ValueError, match="0 for white; save it as PNG"):
+        read_photo(tmp_path / "miniswhite.tif")
+
+
+def test_a_transparent_colour_that_would_be_lost_is_refused(tmp_path):
+    Image.fromarray(deep(ALPHA)).save(tmp_path / "a.png", transparency=9)
+    with pytest.raises(ValueError, match="grey PNG of 16 bits would be lost"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_training_reads_photos_upright_too(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), read_photo(tmp_path / "a.png").rgb)
+    assert read_rgb(tmp_path / "a.png").shape == (17, 12, 3)
 
 
 def test_a_transparent_colour_becomes_alpha(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from utils.pictures import (
     label_networks,
     most_different_crop,
 )
-from utils.plots import draw_plots
+from utils.plots import draw_panel, draw_plots
 from utils.tables import REPORT, results_table
 
 POINTS = [{"iteration": i, "hours": i / 100, "set5_psnr_db": psnr_db} for i, psnr_db in ((1, 29.0), (2, 30.0))]
@@ -131,3 +132,9 @@ def test_log_is_one_json_object_a_line(tmp_path):
     write_log(tmp_path / "log.jsonl", entries)
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == entries
     assert read_log(tmp_path / "log.jsonl") == entries
+
+
+def test_a_panel_takes_any_name_of_a_file(tmp_path):
+    names = ("a$b_$.png", os.fsdecode(b"caf\xe9"), "長")
+    draw_panel([(name, np.zeros((8, 9, 3), np.uint8), 30.0) for name in names], tmp_path / "panel.png")
+    assert (tmp_path / "panel.png").is_file()

@@ -373,6 +373,13 @@ def test_plots_are_drawn_now_and_then_and_at_the_end(decoded, tmp_path, monkeypa
     assert len(drawn) == times and drawn[-1] == 3
 
 
+def test_a_plot_that_cannot_be_written_ends_no_run(decoded, tmp_path, capsys):
+    (tmp_path / "run/psnr.png").mkdir(parents=True)
+    run(decoded, tmp_path, "--epochs", "1")
+    assert load_state(tmp_path / "run/last.pth")["run"]["epoch"] == 1
+    assert "psnr.png" in (err := capsys.readouterr().err) and "warning" in err and "training goes on" in err
+
+
 def test_one_command_starts_a_run_and_goes_on_with_it(decoded, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = [*TINY, "--data", str(decoded), "--repeat", "1", "--resume", "auto"]

@@ -201,10 +201,11 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
     return model.eval(), {**metadata, "model": name, "hyperparameters": sizes}
 
 
-def take_weights(model: nn.Module, path: Path, scale: int) -> tuple[int, dict]:
+def take_weights(model: nn.Module, name: str, path: Path, scale: int) -> tuple[int, dict]:
     """Gives a network the tensors of a file that fit it, so that a shallower network's or another scale's will do.
 
     Args:
+        name: the network's, a key of MODELS.
         scale: the network's own; the upsampler of a file of another scale is interpolated to it.
     Returns:
         How many of the network's tensors came from the file, and the file's metadata.
@@ -212,21 +213,22 @@ def take_weights(model: nn.Module, path: Path, scale: int) -> tuple[int, dict]:
         CheckpointError: unreadable, a training state, or of another family or number of features.
     """
     weights, metadata = read_weights(path)
-    name = type(model).__name__
     if metadata.get("training_state"):
         raise CheckpointError(f"{path} is a training state; give the best.safetensors beside it, or --resume")
     if metadata.get("model") != name:
         raise CheckpointError(f"{path} holds {metadata.get('model', 'an unknown network')}, not {name}")
     own = model.state_dict()
+    if "head.weight" not in weights.keys() & own.keys():
+        raise CheckpointError(f"{path} cannot be started from: {name} has no first conv called head")
     if weights["head.weight"].shape != own["head.weight"].shape:
         raise CheckpointError(f"{path} holds nf={len(weights['head.weight'])}, not {len(own['head.weight'])}")
-    fitting = {name: tensor for name, tensor in weights.items() if name in own}
+    fitting = {key: tensor for key, tensor in weights.items() if key in own}
     before = metadata.get("hyperparameters", {}).get("scale", scale)
     for key in {"upsampler.0.weight", "upsampler.0.bias"} & fitting.keys():
         if fitting[key].shape != own[key].shape:  # alike in a DRLN at ×2 and ×4, which enlarges by 2 twice
             fitting[key] = rescaled(fitting[key], before, scale)
-    fitting = {name: widened(tensor, own[name].shape) for name, tensor in fitting.items()}
-    fitting = {name: tensor for name, tensor in fitting.items() if own[name].shape == tensor.shape}
+    fitting = {key: widened(tensor, own[key].shape) for key, tensor in fitting.items()}
+    fitting = {key: tensor for key, tensor in fitting.items() if own[key].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
     return len(fitting), metadata
 

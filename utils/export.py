@@ -28,7 +28,7 @@ class OnnxNetwork(nn.Module):
 
     device = torch.device("cpu")
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         try:
             import onnxruntime
@@ -37,7 +37,7 @@ class OnnxNetwork(nn.Module):
         if not Path(path).is_file():
             raise CheckpointError(f"{path} does not exist")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             metadata = self.session.get_modelmeta().custom_metadata_map[METADATA_KEY]
@@ -66,7 +66,7 @@ def export_onnx(model: nn.Module, path: Path, metadata: dict) -> float:
     Raises:
         CheckpointError: onnx or onnxruntime is not installed, another suffix, or a difference above TOLERANCE.
     """
-    if Path(path).suffix != ".onnx":
+    if Path(path).suffix.lower() != ".onnx":
         raise CheckpointError(f"--export {path}: the file should end in .onnx")
     try:
         import onnx

@@ -13,6 +13,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full disk, one's share of it, a disk for reading alone
+
 
 def nearest_existing(path: Path) -> Path:
     """`path`, or the nearest above it that exists."""

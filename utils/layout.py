@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,10 @@ def hr_folder_of(lr_folder: Path) -> tuple[Path, int] | None:
     return parent.with_name(f"{parent.name.removesuffix('_LR_bicubic')}_HR"), int(named[1])
 
 
-def lr_name(file: Path, scale: int) -> str:
-    """The name of an LR file's image: its stem, without the x3 that may end it."""
-    return file.stem.removesuffix(f"x{scale}")
+def lr_name(file: Path, scale: int, hr_names: Collection[str]) -> str:
+    """The name of an LR file's image: its stem, without the x3 that may end it, but for one that ends HR's name too."""
+    name = file.stem.removesuffix(f"x{scale}")
+    return file.stem if name not in hr_names and file.stem in hr_names else name
 
 
 def what_is_wrong(array: np.ndarray) -> str | None:

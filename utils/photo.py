@@ -10,8 +10,12 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from utils.files import atomic_path
-from utils.images import IMAGE_SUFFIXES, NOT_AN_IMAGE
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # read_photo says it in one line
+Image.MAX_IMAGE_PIXELS = None  # it reads headers; OpenCV, which decodes, has a limit of its own
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NOT_AN_IMAGE = "not an image, truncated, or of a kind that OpenCV does not read, such as HEIC"
 ORIENTATION = 274  # EXIF tag
 UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
     2: lambda x: x[:, ::-1],
@@ -105,11 +109,11 @@ def decode(data: bytes, header: Header) -> np.ndarray:
         raise ValueError(NOT_AN_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{image.dtype} samples; convert it to 8 or 16 bits")
-    if header.is_tiff and tiff_bits(data) > 8 * image.dtype.itemsize:  # such as grey with alpha
-        raise ValueError(f"OpenCV reads only 8 of this TIFF's {tiff_bits(data)} bits a sample; save it as PNG")
     has_alpha = image.ndim == 3 and image.shape[2] == 4
-    if header.is_tiff and has_alpha and image.dtype == np.uint16 and is_multiplied_by_alpha(data):
-        raise ValueError("this TIFF's 16-bit colours are multiplied by its alpha; save it as PNG")
+    if header.is_tiff:
+        check_survives(image, read_tiff_tags(data))
+    elif header.transparent and image.ndim == 2 and data[:4] == b"\x89PNG" and (bits := data[24]) not in (1, 8):
+        raise ValueError(f"the transparent colour of a grey PNG of {bits} bits would be lost; save it with alpha")
     if header.mode == "CMYK" and has_alpha:  # a TIFF's, which OpenCV makes opaque
         return image[:, :, :3]
     if header.transparent and image.dtype == np.uint8 and (header.is_tiff or not has_alpha):
@@ -119,22 +123,34 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     return image
 
 
-def tiff_bits(data: bytes) -> int:
-    """Bits a sample, as the first page says; 0 where tifffile cannot read it."""
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            return int(file.pages[0].bitspersample)
-    except (tifffile.TiffFileError, IndexError, TypeError, ValueError):
-        return 0
+@dataclass(frozen=True)
+class TiffTags:
+    """What a TIFF's first page says of its samples; nothing of one that tifffile cannot read."""
+
+    bits: int = 0
+    is_multiplied_by_alpha: bool = False
+    white_is_zero: bool = False
 
 
-def is_multiplied_by_alpha(data: bytes) -> bool:
-    """Whether a TIFF's first page says that its colours are multiplied by its alpha; False where it is unreadable."""
+def read_tiff_tags(data: bytes) -> TiffTags:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            return tifffile.EXTRASAMPLE.ASSOCALPHA in file.pages[0].extrasamples
+            page = file.pages[0]
+            multiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
+            return TiffTags(int(page.bitspersample), multiplied, page.photometric == tifffile.PHOTOMETRIC.MINISWHITE)
     except (tifffile.TiffFileError, IndexError, TypeError, ValueError):
-        return False
+        return TiffTags()
+
+
+def check_survives(image: np.ndarray, tags: TiffTags) -> None:
+    """Raises ValueError where OpenCV lost part of a TIFF or left it to be undone."""
+    is_deep = image.dtype == np.uint16
+    if tags.bits > 8 * image.dtype.itemsize:  # such as grey with alpha
+        raise ValueError(f"OpenCV reads only 8 of this TIFF's {tags.bits} bits a sample; save it as PNG")
+    if is_deep and tags.is_multiplied_by_alpha and image.ndim == 3 and image.shape[2] == 4:
+        raise ValueError("this TIFF's 16-bit colours are multiplied by its alpha; save it as PNG")
+    if is_deep and tags.white_is_zero:  # OpenCV turns those of 8 bits alone
+        raise ValueError("this TIFF's 16-bit samples are 0 for white; save it as PNG")
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:

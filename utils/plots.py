@@ -24,7 +24,8 @@ def draw_panel(images: Sequence[tuple[str, np.ndarray, float]], path: Path) -> N
     figure, axes = plt.subplots(1, len(images), figsize=(3 * len(images), 3.3), layout="constrained", squeeze=False)
     for axis, (name, image, psnr_db) in zip(axes[0], images):
         axis.imshow(image)
-        axis.set(title=name, xlabel=f"{psnr_db:.2f} dB", xticks=[], yticks=[])
+        axis.set_title(name.encode(errors="replace").decode(), parse_math=False)  # any name a file can have
+        axis.set(xlabel=f"{psnr_db:.2f} dB", xticks=[], yticks=[])
     save_figure(figure, path)
 
 
