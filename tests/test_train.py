@@ -133,7 +133,7 @@ def test_a_run_leaves_what_the_docstring_says(decoded, tmp_path, capsys):
 
 
 def test_the_best_is_chosen_by_validation_never_by_set5(decoded, tmp_path, monkeypatch):
-    valid, set5 = iter((30.0, 29.0)), iter((20.0, 40.0))
+    valid, set5 = iter((30.0, 29.0)), iter(((20.0, []), (40.0, [])))
     monkeypatch.setattr(train, "validate", lambda *_: next(valid))
     monkeypatch.setattr(train, "score", lambda *_: next(set5))
     monkeypatch.setattr(train.BenchmarkSet, "from_set5", lambda *_: "Set5")
@@ -375,7 +375,7 @@ def test_plots_are_drawn_now_and_then_and_at_the_end(decoded, tmp_path, monkeypa
 
 def test_a_plot_that_cannot_be_written_ends_no_run(decoded, tmp_path, capsys):
     (tmp_path / "run/psnr.png").mkdir(parents=True)
-    run(decoded, tmp_path, "--epochs", "1")
+    run(decoded, tmp_path / "run", "--epochs", "1")
     assert load_state(tmp_path / "run/last.pth")["run"]["epoch"] == 1
     assert "psnr.png" in (err := capsys.readouterr().err) and "warning" in err and "training goes on" in err
 
