@@ -74,6 +74,7 @@ MODES = {
 }
 
 FIGURE = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+LARGEST_SHAVE = 8  # pixels by which the course's HR images exceed their LR at most
 WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
 
 
@@ -205,7 +206,7 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
     if mode == "compare" and not (args.input or args.hr):
         parser.error("--compare needs --input or --hr")
     if args.backend == "onnxruntime":
-        if not (args.checkpoint and args.checkpoint.suffix == ".onnx"):
+        if not (args.checkpoint and args.checkpoint.suffix.lower() == ".onnx"):
             parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
         if args.model or args.nf or args.modules or args.scale:
             parser.error(
@@ -542,7 +543,7 @@ def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Nam
 def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     """Upscales --input into --output; returns the exit code, 1 where an image failed."""
     jobs = upscaling_jobs(args.input, args.output)
-    problems, megapixels, started = [], 0.0, time.monotonic()
+    problems, written, megapixels, started = [], 0, 0.0, time.monotonic()
     bar = tqdm(jobs, unit="image")
     for source, target in bar:
         try:
@@ -554,14 +555,16 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             check_holds(target.suffix.lower(), photo)
             larger = upscale_photo(model, scale, photo, args)
             write_photo(target, larger)
+            written += 1
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
         except (ValueError, OSError, MemoryError) as error:
-            if getattr(error, "errno", None) in CANNOT_WRITE:
-                raise
             problem = first_line(error)
             problems.append(problem if str(target) in problem else f"{source}: {problem}")
-    print(f"{len(jobs) - len(problems)} written, {len(problems)} failed{other_files(args)}: {args.output}")
+            if getattr(error, "errno", None) in CANNOT_WRITE:
+                problems[-1] += "; those after it were not tried"
+                break
+    print(f"{written} written, {len(problems)} failed{other_files(args)}: {args.output}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -596,7 +599,7 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
         raise DataError(f"{args.hr} is {whole.shape[1]}×{whole.shape[0]}, too small to shrink by {scale}")
     lr = read_colours(args.input) if args.input else downscaled(whole, scale)[0]
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
-    if args.hr and not all(0 <= have - want < 12 for have, want in zip(whole.shape, shape)):  # the course's: to 8
+    if args.hr and not all(0 <= have - want <= LARGEST_SHAVE for have, want in zip(whole.shape, shape)):
         found, expected = f"{whole.shape[1]}×{whole.shape[0]}", f"{shape[1]}×{shape[0]}"
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
     hr = whole[: shape[0], : shape[1]] if args.hr else None

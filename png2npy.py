@@ -13,7 +13,7 @@ an image changed since is done again. What cannot be used is named at the end, a
 import argparse
 import shlex
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -110,19 +110,23 @@ def with_lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
 
     HR is cropped to the scale, unless there are LR images of another scale, which it must go on to fit.
     """
-    decoded = {job.npy for job in jobs}
-    others = {npy.parent.parent for npy in decoded if npy.parent.name != f"X{scale}"}
+    decoded = defaultdict(list)
+    for job in jobs:
+        decoded[job.npy.parent].append(job.npy)
+    have_lr = {}  # names, of each X_HR
+    for folder in [folder for folder in decoded if folder.name.endswith("_HR")]:
+        names = {npy.stem for npy in decoded[folder]}
+        have_lr[folder] = {lr_name(npy, scale, names) for npy in decoded.get(lr_folder_of(folder, scale), ())}
+    others = {folder.parent for folder in decoded if folder.name != f"X{scale}"}
     made = []
     jobs = [*jobs]
     for number, job in enumerate(jobs):
         folder, name = job.npy.parent, job.npy.stem
-        if folder.name.endswith("_HR"):
+        if folder in have_lr and name not in have_lr[folder]:
             lr_folder = lr_folder_of(folder, scale)
-            lr = lr_folder / f"{name}x{scale}.npy"
-            if lr not in decoded and lr_folder / job.npy.name not in decoded:
-                multiple = job.multiple if lr_folder.parent in others else max(job.multiple, scale)
-                jobs[number] = cropped = replace(job, multiple=multiple)
-                made.append(replace(cropped, npy=lr, lr_scale=scale, hr=job.npy))
+            multiple = job.multiple if lr_folder.parent in others else max(job.multiple, scale)
+            jobs[number] = cropped = replace(job, multiple=multiple)
+            made.append(replace(cropped, npy=lr_folder / f"{name}x{scale}.npy", lr_scale=scale, hr=job.npy))
     return jobs + made
 
 

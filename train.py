@@ -452,22 +452,22 @@ def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argpars
 
 
 def score(
-    model: nn.Module, set5: BenchmarkSet, draw: bool, ranks: Ranks, args: argparse.Namespace
+    model: nn.Module, set5: BenchmarkSet, with_panel: bool, ranks: Ranks, args: argparse.Namespace
 ) -> tuple[float, list[Score]]:
-    """Mean RGB PSNR over Set5 by the course protocol, dB, and, where the first rank is to `draw`, all its scores."""
-    draws = draw and ranks.is_first
-    scores = evaluate(model, set5.items if draws else ranks.share(set5.items), args.scale)
-    shared = ranks.share(scores) if draws else scores
+    """Mean RGB PSNR over Set5 by the course protocol, dB; and for the panel, on the first rank, every image's score."""
+    scores_all = with_panel and ranks.is_first
+    scores = evaluate(model, set5.items if scores_all else ranks.share(set5.items), args.scale)
+    shared = ranks.share(scores) if scores_all else scores
     total, count = ranks.sum((sum(s.psnr_db for s in shared), len(shared)), args.device)
-    return total / count, scores if draws else []
+    return total / count, scores if scores_all else []
 
 
 def draw(panel: list[Score], args: argparse.Namespace) -> None:
-    """Redraws the plots and Set5's panel. They can be drawn again from the log, so a failure ends no training."""
+    """Redraws the plots and Set5's panel; where that fails, training goes on."""
     try:
+        draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
         if panel:
             draw_panel([(s.name, s.sr, s.psnr_db) for s in panel], args.save_dir / "panel.png")
-        draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
     except (OSError, ValueError) as error:
         print(f"warning: {first_line(error)}; training goes on", file=sys.stderr)
 
@@ -958,7 +958,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "iterations": run.base["iterations"] + last["iteration"],
         "started_from": run.base.get("started_from"),
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
-        "hours": round(run.base["hours"] + last["hours"], 3),
+        "hours": round(run.base["hours"] + last["hours"], 4),
         "curve": learning_curve(run),
         "hardware": " and ".join(dict.fromkeys(map(hardware_of, run.commands))),
         "gflops": gflops,

@@ -388,9 +388,10 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch, capsys):
     write_rgb(Path("odd.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, 2), (0, 1), (0, 0))))
     assert run("--compare", "c.png", "--hr", "odd.png", "--input", "Set5/LRbicx3/babyx3.png") == 0  # cropped to fit
     assert np.array_equal(drawn[2][0][3][1], drawn[0][0][3][1])
-    write_rgb(Path("wider.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, 8), (0, 0), (0, 0))))
-    assert run("--compare", "c.png", "--hr", "wider.png", "--input", "Set5/LRbicx3/babyx3.png") == 0  # as the course's
-    assert np.array_equal(drawn[3][0][3][1], drawn[0][0][3][1])
+    for taller, code in ((8, 0), (9, 1)):  # as the course's, and as none
+        write_rgb(Path("taller.png"), np.pad(read_rgb(Path("Set5/original/baby.png")), ((0, taller), (0, 0), (0, 0))))
+        assert run("--compare", "c.png", "--hr", "taller.png", "--input", "Set5/LRbicx3/babyx3.png") == code
+    assert np.array_equal(drawn[3][0][3][1], drawn[0][0][3][1]) and len(drawn) == 4
     psnrs_db = [psnr_db for _, _, psnr_db in drawn[0][0]]
     assert psnrs_db[0] is None and 10 < psnrs_db[1] < 60
 
@@ -427,10 +428,13 @@ def test_a_full_disk_stops_the_folder(set5, monkeypatch, capsys):
     def fail(path, photo):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
+    write_rgb(Path("out/babyx3.png"), smooth_image(8, 9))
     monkeypatch.setattr(demo, "write_photo", fail)
     assert run("--input", "Set5/LRbicx3", "--output", "out") == 1
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error"))
-    assert "No space left on device: 'out/babyx3.png'" in line
+    out, err = capsys.readouterr()
+    first, second = (line for line in err.splitlines() if line.startswith("error"))
+    assert "babyx3.png exists" in first and "0 written, 2 failed" in out
+    assert "No space left on device: 'out/birdx3.png'; those after it were not tried" in second
 
 
 def test_pictures_go_into_a_folder_where_the_output_names_none(published, tmp_path, monkeypatch):

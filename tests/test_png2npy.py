@@ -71,6 +71,14 @@ def test_make_lr_writes_what_is_missing(div2k, tmp_path, capsys):
     assert len(find_pairs(tmp_path / "DIV2K_decoded", "training", 2)) == 2
 
 
+def test_make_lr_tells_names_that_end_in_x3_apart(tmp_path):
+    for name in ("a", "ax3"):
+        write_rgb(tmp_path / f"in/my_train_HR/{name}.png", smooth_image(24, 30))
+    write_rgb(tmp_path / "in/my_train_LR_bicubic/X3/ax3.png", smooth_image(8, 10))  # of a
+    assert decode(tmp_path / "in", "--make-lr", "3") == 0
+    assert [pair.lr.name for pair in find_pairs(tmp_path / "in_decoded", "training", 3)] == ["ax3.npy", "ax3x3.npy"]
+
+
 def test_make_lr_names_a_size_that_is_no_multiple(div2k, capsys):
     assert decode(div2k, "--make-lr", "4") == 1
     assert "0001.png: 30×24 is not a multiple of 4; crop it" in capsys.readouterr().err  # and ×3 is there, which fits

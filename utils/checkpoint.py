@@ -68,7 +68,7 @@ def _load_pth(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types on a damaged file
         reason = first_line(error)
-        if path.suffix == ".onnx":
+        if path.suffix.lower() == ".onnx":
             reason = "it is for demo.py --backend onnxruntime"
         elif "weights_only" in reason or reason.isdigit():  # advice to load it unsafely; an opcode of no pickle's
             reason = "it holds more than tensors and plain values, or is no checkpoint at all"
@@ -210,7 +210,8 @@ def take_weights(model: nn.Module, name: str, path: Path, scale: int) -> tuple[i
     Returns:
         How many of the network's tensors came from the file, and the file's metadata.
     Raises:
-        CheckpointError: unreadable, a training state, or of another family or number of features.
+        CheckpointError: unreadable, a training state, of another family or number of features, or of a network without
+            a `head`.
     """
     weights, metadata = read_weights(path)
     if metadata.get("training_state"):

@@ -59,7 +59,7 @@ def export_onnx(model: nn.Module, path: Path, metadata: dict) -> float:
 
     Args:
         model: in evaluation mode, on the CPU.
-        path: ends in .onnx.
+        path: ends in .onnx or .ONNX.
         metadata: JSON-able; holds at least `model` and `hyperparameters`.
     Returns:
         The largest difference from PyTorch, relative to the largest output where that is above 1.

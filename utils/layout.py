@@ -30,7 +30,7 @@ def hr_folder_of(lr_folder: Path) -> tuple[Path, int] | None:
 
 
 def lr_name(file: Path, scale: int, hr_names: Collection[str]) -> str:
-    """The name of an LR file's image: its stem, without the x3 that may end it, but for one that ends HR's name too."""
+    """The name of an LR file's image: its stem, without the x3 that may end it, unless HR has the whole stem alone."""
     name = file.stem.removesuffix(f"x{scale}")
     return file.stem if name not in hr_names and file.stem in hr_names else name
 
