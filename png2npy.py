@@ -114,9 +114,10 @@ def with_lr_jobs(jobs: list[Job], scale: int) -> list[Job]:
     for job in jobs:
         decoded[job.npy.parent].append(job.npy)
     have_lr = {}  # names, of each X_HR
-    for folder in [folder for folder in decoded if folder.name.endswith("_HR")]:
-        names = {npy.stem for npy in decoded[folder]}
-        have_lr[folder] = {lr_name(npy, scale, names) for npy in decoded.get(lr_folder_of(folder, scale), ())}
+    for folder, files in decoded.items():
+        if folder.name.endswith("_HR"):
+            names = {npy.stem for npy in files}
+            have_lr[folder] = {lr_name(npy, scale, names) for npy in decoded.get(lr_folder_of(folder, scale), ())}
     others = {folder.parent for folder in decoded if folder.name != f"X{scale}"}
     made = []
     jobs = [*jobs]

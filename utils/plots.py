@@ -45,6 +45,8 @@ def draw_plots(entries: list[dict], folder: Path) -> None:
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Writes it whole or not at all, and frees it."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=100)
+    finally:
+        plt.close(figure)
