@@ -6,6 +6,7 @@ from pathlib import Path
 
 if not os.environ.get("TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bit for bit, on the CPU
+os.environ["OMP_NUM_THREADS"] = "1"  # of NumPy, PyTorch and processes that tests start: pytest fills the cores
 
 import numpy as np
 import pytest
@@ -14,8 +15,6 @@ import torch
 from utils.bicubic import imresize
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-torch.set_num_threads(1)
 
 
 def reference(name: str) -> Path:

@@ -98,7 +98,6 @@ def test_killed_and_resumed(decoded, tmp_path, how):
     process = subprocess.Popen(
         [*command, "--save-dir", str(tmp_path / "killed")], cwd=REPOSITORY,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed/last.pth").exists() and time.monotonic() < deadline:
