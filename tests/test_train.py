@@ -3,7 +3,6 @@ import errno
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import signal
