@@ -226,7 +226,7 @@ class PairedPatches:
         detail: for training; a cell of positions is as likely as the sum of the detail in their patches, each to this
             power. 0: all positions equally.
         noise: for training; this share of the samples are of `noise_pairs` instead, drawn by `detail` among themselves.
-            `images` counts the others.
+            `photo_count` counts the others.
     Raises:
         DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
     """
@@ -249,11 +249,11 @@ class PairedPatches:
         repeats = [repeat for pairs, repeat in sets for _ in pairs]
         if not self.pairs:
             raise DataError(f"no {split} images")
-        self.images = len(self.pairs)
+        self.photo_count = len(self.pairs)
         self.set_ends = np.cumsum([len(pairs) for pairs, _ in sets])
         if noise:
             self.pairs += noise_pairs(scale, patch_size // scale + 64)
-            repeats += [1] * (len(self.pairs) - self.images)
+            repeats += [1] * (len(self.pairs) - self.photo_count)
             self.set_ends = np.append(self.set_ends, len(self.pairs))
         self.lr = MappedArrays([pair.lr for pair in self.pairs])
         self.hr = MappedArrays([pair.hr for pair in self.pairs])
@@ -267,14 +267,14 @@ class PairedPatches:
                 )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
-        scale_to_share(weights, self.images, noise)
+        scale_to_share(weights, self.photo_count, noise)
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
         self.cells = None
         if detail:
             size = patch_size // scale
             self.cells = Cells(
-                self.lr, repeats, self.positions, size=size, power=detail, images=self.images, noise=noise
+                self.lr, repeats, self.positions, size=size, power=detail, images=self.photo_count, noise=noise
             )
 
     def __len__(self) -> int:
@@ -310,7 +310,10 @@ class PairedPatches:
 
 
 def cut(arrays: MappedArrays, draws: Draws, size: int, scale: int) -> Tensor:
-    """Copies the drawn patches, turned: uint8 (n, 3, size, size) in channels_last."""
+    """Copies the drawn patches, turned: uint8 (n, 3, size, size) in channels_last.
+
+    By OpenCV, as NumPy takes up to 30 times as long to copy an array that is flipped or transposed.
+    """
     out = np.empty((len(draws.image), size, size, 3), np.uint8)
     for patch, image, top, left, orientation in zip(out, draws.image, draws.top, draws.left, draws.orientation):
         crop = arrays[image][scale * top : scale * top + size, scale * left : scale * left + size]
@@ -361,7 +364,7 @@ class DevicePatches:
         self.hr = DeviceArrays(patches.hr, device)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """lr and hr of these samples, (n, 3, patch, patch) uint8, HR patches `scale` times as large."""
+        """As `PairedPatches` gives them, on the device."""
         draws = self.patches.draw(indices)
         scale, size = self.patches.scale, self.patches.patch_size
         table = torch.from_numpy(np.stack((draws.image, draws.top, draws.left, draws.orientation)))
@@ -384,7 +387,7 @@ class DeviceArrays:
         self.widths = torch.from_numpy(arrays.shapes[:, 1].copy()).to(device)
 
     def cut(self, table: Tensor, size: int, scale: int) -> Tensor:
-        """Patches of size×size pixels: (4, n) of `Draws`, in pixels of 1/scale -> (n, 3, size, size) uint8."""
+        """Patches, (n, 3, size, size) uint8, by the fields of `Draws`, (4, n): in LR pixels, each `scale` of these."""
         image, top, left, orientation = table[:, :, None, None]
         y = torch.arange(size, device=table.device)[None, :, None]
         x = torch.arange(size, device=table.device)[None, None, :]

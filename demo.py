@@ -16,7 +16,6 @@ import csv
 import glob
 import hashlib
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ MODES = {
 }
 
 FIGURE = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-LARGEST_SHAVE = 8  # pixels by which the course's HR images exceed their LR at most
+LARGEST_EXCESS = 8  # pixels by which the course's HR images exceed their LR at most
 WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
 
 
@@ -258,7 +257,7 @@ def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkS
 
 
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
-    """Scores one network; the keys are those of --json, where score_file adds bicubic's PSNR."""
+    """Scores one network; the keys are those of --json, where score_beside_bicubic adds bicubic's."""
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
@@ -317,9 +316,7 @@ def prepare(model: nn.Module, args: argparse.Namespace) -> nn.Module:
     return SelfEnsemble(model) if args.ensemble else model
 
 
-def score_file(args: argparse.Namespace) -> dict:
-    """Scores one network, beside bicubic."""
-    model, metadata = open_network(args)
+def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namespace) -> dict:
     scale = metadata["hyperparameters"]["scale"]
     benchmark = open_benchmark(args, scale)
     result = score(model, metadata, benchmark, args, args.protocol)
@@ -380,15 +377,7 @@ def format_sheet(result: dict) -> str:
 
 def to_json(result: dict) -> str:
     """JSON has no infinity: the PSNR of equal images becomes null."""
-
-    def finite(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: finite(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [finite(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite(result))
+    return json.dumps(json.loads(json.dumps(result), parse_constant=lambda _: None))
 
 
 def published_files() -> list[Path]:
@@ -599,7 +588,7 @@ def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
         raise DataError(f"{args.hr} is {whole.shape[1]}×{whole.shape[0]}, too small to shrink by {scale}")
     lr = read_colours(args.input) if args.input else downscaled(whole, scale)[0]
     shape = (lr.shape[0] * scale, lr.shape[1] * scale)
-    if args.hr and not all(0 <= have - want <= LARGEST_SHAVE for have, want in zip(whole.shape, shape)):
+    if args.hr and not all(0 <= have - want <= LARGEST_EXCESS for have, want in zip(whole.shape, shape)):
         found, expected = f"{whole.shape[1]}×{whole.shape[0]}", f"{shape[1]}×{shape[0]}"
         raise DataError(f"{args.hr} is {found}, not {scale} times {args.input}: {expected}")
     hr = whole[: shape[0], : shape[1]] if args.hr else None
@@ -747,20 +736,25 @@ def run(args: argparse.Namespace) -> int:
         publish(args)
     elif args.web:
         serve(open_page(args), args.port)
-    elif args.export:
-        model, metadata = open_network(args)
+    else:
+        return run_network(args)
+    return 0
+
+
+def run_network(args: argparse.Namespace) -> int:
+    """What one network is opened for."""
+    model, metadata = open_network(args)
+    scale = metadata["hyperparameters"]["scale"]
+    if args.export:
         print(f"{args.export}: differs from PyTorch by {export_onnx(model.cpu(), args.export, metadata):.1e} at most")
     elif args.compare:
-        model, metadata = open_network(args)
-        compare(model, metadata["hyperparameters"]["scale"], args)
+        compare(model, scale, args)
     elif args.teach:
-        model, metadata = open_network(args)
-        teach(model, metadata["hyperparameters"]["scale"], args)
+        teach(model, scale, args)
     elif args.input:
-        model, metadata = open_network(args)
-        return upscale(model, metadata["hyperparameters"]["scale"], args)
+        return upscale(model, scale, args)
     else:
-        result = score_file(args)
+        result = score_beside_bicubic(model, metadata, args)
         print(to_json(result) if args.json else format_sheet(result))
     return 0
 

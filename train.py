@@ -81,15 +81,15 @@ LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": p
 FIXED = ("model", "nf", "modules", "scale", "init", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
 FIXED += ("detail", "noise", "valid_patch", "valid_repeat", "save_dir")
 
-
 # Flags that belong to the machine: a resumed run chooses them anew.
 MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels_last")
-
 
 # Flags whose values, the last leg's, are written into the published weights; None where --help tells what it was.
 DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
 DESCRIBED += ("anneal_epochs", "warmup", "epochs", "minutes", "iterations", "ema", "clip", "init", "bf16", "compile")
 DESCRIBED += ("detail", "noise")
+
+DEFAULT_DATA = ["DIV2K_decoded", "Flickr2K_decoded"]
 
 AUTO = Path("auto")  # of --resume
 
@@ -114,7 +114,7 @@ def make_parser() -> FlagParser:
 
 
 def add_network_flags(parser: FlagParser) -> None:
-    group = parser.add_argument_group("network (sizes default to the report's best row)")
+    group = parser.add_argument_group("network (what is left out is the default of its class in models/)")
     group.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
     group.add_argument("--nf", type=int, help="features")
     group.add_argument("--modules", type=int, help="blocks")
@@ -132,7 +132,7 @@ def add_data_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--data",
         nargs="+",
-        default=["DIV2K_decoded", "Flickr2K_decoded"],
+        default=DEFAULT_DATA,
         help="decoded sets (folders that png2npy.py wrote), or `sample`",
     )
     group.add_argument(
@@ -257,10 +257,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             parser.error(f"--resume: {error}")
         saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
         saved["save_dir"] = str(args.resume.parent)
-        if any(flag.split("=")[0] == "--epochs" for flag in args.argv):
+        given = {flag.split("=")[0] for flag in args.argv}
+        if "--epochs" in given:
             saved["minutes"] = None
-        is_given = any(flag.split("=")[0] == "--data" for flag in args.argv)
-        if is_given and len(args.data) != len(saved["data"]):
+        if "--data" in given and len(args.data) != len(saved["data"]):
             saved["repeat"] = None  # it holds a weight for each set of before
         parser.set_defaults(**saved)
         args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
@@ -304,7 +304,6 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
 
 def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
     """Fills in defaults that depend on other flags or on the machine, and refuses what this one does not have."""
-    args.set5 = Path(args.set5)
     if args.repeat is None:
         args.repeat = [10, 1] if len(args.data) == 2 else [1] * len(args.data)
     ranks = Ranks()
@@ -327,8 +326,10 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--graph needs a GPU, and one process")
     if args.graph is None:
         args.graph = on_gpu and ranks.world == 1
-    if args.channels_last is None:  # cuDNN's float32 convs are slower in it
-        args.channels_last = args.bf16 if on_gpu else not may_run_native(args) or chain.compiled()[0] is None
+    if args.channels_last is None and on_gpu:
+        args.channels_last = args.bf16  # cuDNN's float32 convs are slower in it
+    elif args.channels_last is None:
+        args.channels_last = not (may_run_native(args) and chain.compiled()[0])
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
 
@@ -371,20 +372,20 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
     options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}
-    train = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
-    valid = PairedPatches(
+    train_set = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
+    valid_set = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,
         patch_size=args.valid_patch,
         split="validation",
     )
     set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
-    return train, valid, set5
+    return train_set, valid_set, set5
 
 
 def why_empty(root: Path, scale: int) -> str:
     """Why a set has no training images, and what to do."""
-    if root.name in make_parser().get_default("data") and not root.exists():
+    if root.name in DEFAULT_DATA and not root.exists():
         downloads = DOWNLOADS.replace("X3", f"X{scale}")
         return (
             f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\n"
@@ -473,7 +474,7 @@ def draw(panel: list[Score], args: argparse.Namespace) -> None:
 
 
 def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
-    """Writes log entries to --save-dir/tensorboard, or nothing without --tensorboard.
+    """What writes log entries to --save-dir/tensorboard, or nothing without --tensorboard.
 
     Raises:
         TrainingError: the package is not installed.
@@ -484,7 +485,7 @@ def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise TrainingError("--tensorboard needs the package: pip install tensorboard") from error
-    writer = SummaryWriter(Path(args.save_dir) / "tensorboard")
+    writer = SummaryWriter(args.save_dir / "tensorboard")
 
     def write(entry: dict) -> None:
         for name in ("learning_rate", "train_loss", "valid_psnr_db", "set5_psnr_db"):
@@ -495,9 +496,9 @@ def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
     return write
 
 
-def place(train: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> PairedPatches | DevicePatches:
+def place(train_set: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> PairedPatches | DevicePatches:
     """Puts the decoded images where --cache says; auto takes the fastest place that they fill by half at most."""
-    needed, cache = train.lr.nbytes() + train.hr.nbytes(), args.cache
+    needed, cache = train_set.lr.nbytes() + train_set.hr.nbytes(), args.cache
     if cache == "auto":
         if args.device.startswith("cuda") and needed < torch.cuda.mem_get_info(args.device)[0] / 2:
             cache = "device"
@@ -507,22 +508,22 @@ def place(train: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> Paire
         where = "RAM" if cache == "ram" else "the GPU"
         print(f"reading {needed / 1e9:.1f} GB of decoded images into {where}; --cache disk leaves them", flush=True)
     if cache == "device":
-        return DevicePatches(train, args.device)
+        return DevicePatches(train_set, args.device)
     if cache == "ram":
-        train.lr.load()
-        train.hr.load()
-    return train
+        train_set.lr.load()
+        train_set.hr.load()
+    return train_set
 
 
 def batches(
-    train: PairedPatches | DevicePatches, first: int, ranks: Ranks, args: argparse.Namespace
+    train_set: PairedPatches | DevicePatches, first: int, ranks: Ranks, args: argparse.Namespace
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """This rank's share of the batches from iteration `first` on, as if the run had never stopped."""
     steps = itertools.count(first)
     shares = (ranks.share(range(step * args.batch, (step + 1) * args.batch)) for step in steps)
-    if isinstance(train, DevicePatches):
-        return (train[share] for share in shares)
-    return prefetch(train, shares, args.workers, pin=args.device.startswith("cuda"))
+    if isinstance(train_set, DevicePatches):
+        return (train_set[share] for share in shares)
+    return prefetch(train_set, shares, args.workers, pin=args.device.startswith("cuda"))
 
 
 def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.Module:
@@ -538,7 +539,7 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             size = args.patch // args.scale
             example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
             called(to_float(example, args)).sum().backward()
-            model.zero_grad(set_to_none=True)
+            model.zero_grad()
         except Exception as error:  # whatever the compiler or its toolchain raises
             if is_memory_shortage(error):
                 raise
@@ -572,22 +573,21 @@ class Gradients:
 
     def __init__(self, called: nn.Module, model: nn.Module, args: argparse.Namespace) -> None:
         self.called, self.model, self.args = called, model, args
-        self.batch: Sequence[torch.Tensor] = ()
-        self.compute = Replayed(self._compute) if args.graph else self._compute
+        self.batch: Sequence[torch.Tensor] = ()  # where a graph reads every batch
+        self.replayed = Replayed(lambda: self.compute(self.batch)) if args.graph else None
 
     def __call__(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        if self.args.graph:  # which reads the same memory every time
-            self.batch = self.batch or [torch.empty_like(part, device=self.args.device) for part in batch]
-            for own, part in zip(self.batch, batch):
-                own.copy_(part, non_blocking=True)
-        else:
-            self.batch = batch
-        return self.compute()
+        if not self.replayed:
+            return self.compute(batch)
+        self.batch = self.batch or [torch.empty_like(part, device=self.args.device) for part in batch]
+        for own, part in zip(self.batch, batch):
+            own.copy_(part, non_blocking=True)
+        return self.replayed()
 
-    def _compute(self) -> torch.Tensor:
-        lr, hr = (to_float(part, self.args) for part in self.batch)
+    def compute(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        lr, hr = (to_float(part, self.args) for part in batch)
         loss = LOSSES[self.args.loss](self.called(lr), hr)
-        self.model.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         loss.backward()
         if self.args.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip)
@@ -649,7 +649,7 @@ def git_commit() -> str:
 
 
 def could_take_bf16(args: argparse.Namespace) -> bool:
-    """Whether a run on a GPU that has bfloat16 does without it, and no flag of this command says so."""
+    """Whether the GPU has bfloat16, and the run does without it though this command does not say so."""
     is_asked = args.bf16 or "--no-bf16" in args.argv
     return args.device.startswith("cuda") and not is_asked and has_bf16(args.device)
 
@@ -764,7 +764,7 @@ def introduce(
     name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
     missing = "" if set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
-    print(f"{train_set.images} training and {len(valid_set.pairs)} validation images{missing}")
+    print(f"{train_set.photo_count} training and {len(valid_set.pairs)} validation images{missing}")
     names = [*args.data, "noise"] if args.noise else args.data
     if len(names) > 1:
         shares = zip(names, train_set.set_shares(), strict=True)
@@ -814,6 +814,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     """
     started = time.monotonic()
     learner, run = build(args, state)
+    started -= run.seconds  # earlier legs count
     args.save_dir = save_dir(args)
     args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
     check_writable(args.save_dir, f"--save-dir {args.save_dir}")
@@ -847,20 +848,23 @@ def train_epochs(
     args: argparse.Namespace,
 ) -> None:
     """Trains, evaluates, saves and tells, an epoch at a time; hours count from `started`, monotonic seconds."""
+
+    def hours() -> float:
+        return (time.monotonic() - started) / 3600
+
     train_set, valid_set, set5 = sets
     log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
     gradients = Gradients(accelerate(learner.model, ranks, args), learner.model, args)
     source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
-    earlier, drawn = run.seconds, time.monotonic()
-    began = run.epoch, (earlier + drawn - started) / 3600
+    first_epoch, first_hours, drawn = run.epoch, hours(), time.monotonic()
     while run.epoch < args.epochs:
         epoch = run.epoch + 1
         train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
         if args.minutes:
-            hours = (earlier + time.monotonic() - started) / 3600
-            args.epochs = epochs_in_time(began, (epoch, hours), ranks, args)
-            if ranks.is_first and epoch == began[0] + 1:
+            pace = (hours() - first_hours) / (epoch - first_epoch)
+            args.epochs = epochs_in_time(epoch, hours(), pace, ranks, args)
+            if ranks.is_first and epoch == first_epoch + 1:
                 warn_of_few_epochs(args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if is_redrawn := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
@@ -874,7 +878,7 @@ def train_epochs(
             "train_loss": train_loss,
             "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
             "set5_psnr_db": set5_psnr_db,
-            "hours": (earlier + time.monotonic() - started) / 3600,
+            "hours": hours(),
         }
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
         if is_best:
@@ -882,7 +886,7 @@ def train_epochs(
         run.history.append(entry)
         run.epoch, run.seconds = epoch, entry["hours"] * 3600
         if ranks.is_first:
-            description = describe_run(run, args, train_set.images, *cost)
+            description = describe_run(run, args, train_set.photo_count, *cost)
             save(learner, run, is_best, description, args)
             if is_redrawn:
                 draw(panel, args)
@@ -898,11 +902,10 @@ def warn_of_few_epochs(args: argparse.Namespace) -> None:
         print(f"warning: {few}, and the rate follows the time by epochs; take fewer --iterations", file=sys.stderr)
 
 
-def epochs_in_time(began: tuple[int, float], now: tuple[int, float], ranks: Ranks, args: argparse.Namespace) -> int:
-    """How many epochs fit into --minutes by the pace between two moments: epochs that have ended, and hours."""
-    hours, begun = (total / ranks.world for total in ranks.sum((now[1], began[1]), args.device))  # so that all agree
-    pace = (hours - begun) / (now[0] - began[0])
-    return now[0] + max(0, int((args.minutes / 60 - hours) / pace))
+def epochs_in_time(epoch: int, hours: float, pace: float, ranks: Ranks, args: argparse.Namespace) -> int:
+    """How many epochs fit into --minutes where `epoch` of them have taken `hours`, at `pace` hours each."""
+    hours, pace = (total / ranks.world for total in ranks.sum((hours, pace), args.device))  # so that all agree
+    return epoch + max(0, int((args.minutes / 60 - hours) / pace))
 
 
 def save(learner: Learner, run: Run, is_best: bool, description: dict, args: argparse.Namespace) -> None:
@@ -925,7 +928,7 @@ def save(learner: Learner, run: Run, is_best: bool, description: dict, args: arg
 
 def learning_curve(run: Run) -> list[dict]:
     """The evaluations of all legs; iterations and hours count from the first one."""
-    curve = list(run.base.get("curve", []))
+    curve = list(run.base["curve"])
     for entry in run.history:
         if entry["valid_psnr_db"] is None:
             continue
@@ -956,7 +959,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
             },
         },
         "iterations": run.base["iterations"] + last["iteration"],
-        "started_from": run.base.get("started_from"),
+        "started_from": run.base["started_from"],
         "flags": {flag: getattr(args, flag) for flag in DESCRIBED},
         "hours": round(run.base["hours"] + last["hours"], 4),
         "curve": learning_curve(run),
@@ -968,7 +971,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
 
 
 def hardware_of(leg: dict) -> str:
-    """That of the first process, as often as there were processes."""
+    """Of a leg, by its first process: for two processes "2 × AMD EPYC, 1 thread"."""
     processes = leg.get("processes", 1)
     return leg["hardware"] if processes == 1 else f"{processes} × {leg['hardware']}"
 

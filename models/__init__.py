@@ -19,7 +19,7 @@ MODELS = {
 
 
 def complete_hyperparameters(name: str, **given: int | None) -> dict[str, int]:
-    """nf, num_modules and scale of a network; what is left out or None is the report's best row.
+    """nf, num_modules and scale of a network; what is left out or None is the network's default.
 
     Raises:
         ValueError: an unknown name or hyperparameter.
@@ -37,7 +37,7 @@ def build_model(name: str, **hyperparameters: int | None) -> nn.Module:
 
     Args:
         name: a key of MODELS.
-        hyperparameters: nf, num_modules, scale; what is left out or None is the report's best row.
+        hyperparameters: nf, num_modules, scale; what is left out or None is the network's default.
     Raises:
         ValueError: an unknown name or hyperparameter, or a size that the architecture does not allow.
     """

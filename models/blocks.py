@@ -1,6 +1,6 @@
 """Layers shared by two or more network families, and the checks on their sizes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -117,7 +117,11 @@ def linear_of(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def float32_region(device_type: str) -> AbstractContextManager:
-    """Switches autocast off inside: a mean over thousands of pixels loses the contrast in bf16's 8 bits."""
+    """Switches autocast off inside.
+
+    bfloat16's 8 bits are as coarse as the image, which the head's features, added again after the trunk, and the
+    upsampler carry; and a mean over thousands of pixels loses the contrast in them.
+    """
     if device_type == "meta":  # on which costs are counted; it has no autocast
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
@@ -126,15 +130,6 @@ def float32_region(device_type: str) -> AbstractContextManager:
 def full_precision(x: Tensor) -> Tensor:
     """float32 from half precision; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def in_full_precision(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Runs a network's first and last layers outside autocast: bf16's 8 bits are as coarse as the image.
-
-    The head's features are added again after the trunk, so they carry the image too.
-    """
-    with float32_region(x.device.type):
-        return module(full_precision(x))
 
 
 def check_distillation(nf: int) -> None:
@@ -197,7 +192,6 @@ class SeparableDistillationBlock(DistillationBlock):
         )
 
 
-@torch.no_grad()
 def bilinear_kernels(scale: int) -> Tensor:
     """3×3 kernels that upscale one channel bilinearly when followed by PixelShuffle: (scale², 3, 3)."""
     offsets = (torch.arange(scale) + 0.5) / scale - 0.5  # of each HR pixel's centre from its LR pixel's

@@ -106,7 +106,7 @@ def is_watched(*modules: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Before or after its forward, or that of a layer inside it."""
+    """Whether the module, or one inside it, has a hook before or after its forward."""
     return bool(module._forward_pre_hooks or module._forward_hooks) or any(map(has_hooks, module._modules.values()))
 
 

@@ -21,7 +21,6 @@ from models.blocks import (
     damp,
     float32_region,
     full_precision,
-    in_full_precision,
     interpolate_rgb,
     linear_of,
     pass_through,
@@ -102,8 +101,9 @@ class DRLM(nn.Module):
 
 
 class DenseGroups(nn.Module):
-    """Blocks in groups: what a group began with and its blocks so far are compressed to nf after every block.
+    """Blocks in groups: after every block, the outputs of the group before and of this group's blocks are compressed.
 
+    A group's first block reads the sum of all groups' outputs so far, the others what was compressed last.
     Shape: (N, nf, H, W) -> the same.
     Args:
         sizes: blocks of each group.
@@ -164,17 +164,14 @@ class MeanShiftedDRLN(nn.Module):
         self.add_mean = mean_shift(+1)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.trunk(in_full_precision(self.take_off, x))
-        return in_full_precision(self.put_back, features)
+        with float32_region(x.device.type):
+            features = run_conv(self.head, self.subtract_mean(full_precision(x)))
+        refined = self.trunk(features)
+        with float32_region(x.device.type):
+            return self.add_mean(self.upsampler(full_precision(refined)))
 
     def start_from_interpolation(self) -> None:
         interpolate_at_high_resolution(self)
-
-    def take_off(self, x: Tensor) -> Tensor:
-        return run_conv(self.head, self.subtract_mean(x))
-
-    def put_back(self, features: Tensor) -> Tensor:
-        return self.add_mean(self.upsampler(features))
 
 
 class DRLN(MeanShiftedDRLN):
@@ -229,7 +226,7 @@ class DRLN_narrow(MeanShiftedDRLN):
 
 
 class SeparableDRLM(nn.Module):
-    """The second attempt's block: one residual block, concatenated and compressed, every conv depthwise-separable.
+    """The second attempt's block: one residual block, concatenated and compressed, by depthwise-separable convs.
 
     Shape: (N, nf, H, W) -> the same.
     """
@@ -304,10 +301,10 @@ class PairedTrunk(nn.Module):
         read = self.blocks[1](self.blocks[0](head))
         compressed = self.first_compression(read)
         residual = compressed + head
-        for i in range(0, len(self.compressions), 2):
-            kept = torch.cat((compressed, self.blocks[i + 2](read)), dim=1)
-            middle = self.compressions[i](kept)
-            compressed = self.compressions[i + 1](torch.cat((kept, self.blocks[i + 3](middle)), dim=1))
+        blocks, compressions = self.blocks[2:], self.compressions
+        for first, second, inner, outer in zip(blocks[::2], blocks[1::2], compressions[::2], compressions[1::2]):
+            kept = torch.cat((compressed, first(read)), dim=1)
+            compressed = outer(torch.cat((kept, second(inner(kept))), dim=1))
             residual = read = compressed + residual
         return residual + head
 

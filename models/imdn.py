@@ -1,7 +1,5 @@
 """IMDN (arXiv 1909.11856, ACM MM 2019), its RTC variant, and the report's depthwise-separable one."""
 
-from functools import partial
-
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -16,7 +14,6 @@ from models.blocks import (
     conv3x3,
     float32_region,
     full_precision,
-    in_full_precision,
     interpolate_rgb,
     pixel_shuffle_upsampler,
     require,
@@ -81,7 +78,7 @@ class IMDB(DistillationBlock):
 
 
 class SeparableIMDB(SeparableDistillationBlock):
-    """IMDB with every conv depthwise-separable, and one CCA applied both before and after the last of them.
+    """IMDB with its convs depthwise-separable, and one CCA (not separable) before and after the last of them.
 
     Shape as DistillationBlock.
     """
@@ -128,12 +125,15 @@ class IMDN(nn.Module):
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = in_full_precision(partial(run_conv, self.head), x)
-        if not is_watched(self.fusion):
-            merged = self.fuse_as_they_come(features)
-        else:
+        with float32_region(x.device.type):
+            features = run_conv(self.head, full_precision(x))
+        if is_watched(self.fusion):
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))
-        return in_full_precision(self.upsampler, run_conv(self.trunk_conv, merged) + features)
+        else:
+            merged = self.fuse_as_they_come(features)
+        refined = run_conv(self.trunk_conv, merged) + features
+        with float32_region(x.device.type):
+            return self.upsampler(full_precision(refined))
 
     def outputs(self, h: Tensor) -> list[Tensor]:
         kept = []
@@ -169,7 +169,7 @@ class IMDN_dw(IMDN):
 
 
 class IMDN_RTC(nn.Module):
-    """The authors' AI-in-RTC 2019 winner: blocks without CCA, no concatenation, one residual around the trunk.
+    """The authors' AI-in-RTC 2019 winner: blocks without CCA, of which the last one's output alone goes on.
 
     Arguments, shape and errors as IMDN. Source: github.com/Zheng222/IMDN.
     """
@@ -185,8 +185,11 @@ class IMDN_RTC(nn.Module):
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = in_full_precision(partial(run_conv, self.head), x)
-        return in_full_precision(self.upsampler, self.trunk_conv(self.blocks(features)) + features)
+        with float32_region(x.device.type):
+            features = run_conv(self.head, full_precision(x))
+        refined = self.trunk_conv(self.blocks(features)) + features
+        with float32_region(x.device.type):
+            return self.upsampler(full_precision(refined))
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

@@ -58,17 +58,7 @@ def parameters_of(gate: nn.Sequential | None) -> list[Tensor]:
 def distillation_tail(
     x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate: nn.Sequential | None, twice: bool = False
 ) -> Tensor:
-    """x + c5(distilled) without a gate, x + c5(cca(distilled)) with one, x + cca(c5(cca(distilled))) with it `twice`.
-
-    It can be differentiated once.
-
-    Args:
-        x, distilled: (N, C, H, W), for which `runs_native` holds, as for the rest.
-        matrix, bias: of c5: (C, C) and (C,).
-        gate: of the CCA: 1×1 conv, ReLU, 1×1 conv, sigmoid.
-    Returns:
-        (N, C, H, W).
-    """
+    """`fused_tail` of models/fused.py by C++, for arguments of which `runs_native` holds; differentiable once."""
     gates = 0 if gate is None else 1 + twice
     return Tail.apply(gates, x, distilled, matrix, bias, *parameters_of(gate))
 

@@ -283,8 +283,8 @@ def test_noise_is_the_same_each_time_and_enlarged_by_bicubic(scale):
 def test_noise_has_its_share_of_the_patches(decoded, detail, share):
     mixed, photos = patches(decoded, detail=detail, noise=share), patches(decoded, detail=detail)
     drawn = mixed.draw(range(20000)).image
-    of_noise = drawn >= mixed.images
-    assert mixed.images == photos.images == 3 and of_noise.mean() == pytest.approx(share, abs=0.01)
+    of_noise = drawn >= mixed.photo_count
+    assert mixed.photo_count == photos.photo_count == 3 and of_noise.mean() == pytest.approx(share, abs=0.01)
     assert len(np.unique(drawn[of_noise])) == len(noise_pairs(3, 72))
     frequencies = [
         np.bincount(images, minlength=3) / len(images) for images in (drawn[~of_noise], photos.draw(range(20000)).image)

@@ -37,7 +37,7 @@ def losses_and_weights(*flags: str, steps: int = 25) -> tuple[torch.Tensor, torc
         for step in range(steps):
             losses.append(gradients(source[range(4 * step, 4 * step + 4)]).clone())
             learner.optimizer.step()
-    recorded = [gradients.compute] if args.graph else []
+    recorded = [gradients.replayed] if args.graph else []
     if args.graph and args.optimizer == "soap":
         recorded.append(learner.optimizer.advance.replayed)
     assert all(replayed.graph for replayed in recorded)

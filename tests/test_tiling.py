@@ -15,7 +15,6 @@ from utils.tiling import (
     plan_spans,
     receptive_margin,
     super_resolve,
-    tile_starts,
 )
 
 
@@ -50,17 +49,6 @@ def test_course_tiles(size, tiles):
     sr = course_tiled(model, lr, 3)
     assert model.seen == tiles
     torch.testing.assert_close(sr, Nearest()(lr))
-
-
-def test_course_tiles_average_where_they_overlap():
-    class Counter(nn.Module):
-        def forward(self, x):
-            self.calls = getattr(self, "calls", 0) + 1
-            return torch.full((1, 3, 3 * x.shape[2], 3 * x.shape[3]), float(self.calls))
-
-    assert tile_starts(300, 256) == [0, 44]
-    sr = course_tiled(Counter(), torch.rand(1, 3, 2, 4), 3, max_tile=2)
-    assert sr[0, 0, 0].tolist() == [1.0] * 6 + [2.0] * 6
 
 
 def random_image(height: int, width: int, dtype=np.uint8) -> np.ndarray:

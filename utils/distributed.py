@@ -83,9 +83,9 @@ class Ranks:
         for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(part.view_as(tensor))
 
-    def share(self, indices: Sequence[int]) -> Sequence[int]:
-        """Every world-th of the indices; the ranks' shares are all of them, once."""
-        return indices[self.rank :: self.world]
+    def share(self, items: Sequence) -> Sequence:
+        """Every world-th item; the ranks' shares are all of them, once."""
+        return items[self.rank :: self.world]
 
     def sum(self, values: Sequence[float], device: str) -> list[float]:
         """Adds up each value over the ranks, in float64."""

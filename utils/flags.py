@@ -33,7 +33,7 @@ class FlagParser(argparse.ArgumentParser):
 
 
 def number_that(kind: type[int] | type[float], accepts: Callable[[float], bool], needs: str) -> Callable[[str], float]:
-    """A type of argparse's: numbers that `accepts` takes; `needs` tells, after "argument --flag: ", which these are."""
+    """A type for argparse: `kind` of the text, refused with "`needs`, not TEXT" where `accepts` does not take it."""
 
     def parse(text: str) -> float:
         value = kind(text)

@@ -42,9 +42,7 @@ def memory_shortage(advice: str) -> Iterator[None]:
 
 
 def is_memory_shortage(error: Exception) -> bool:
-    """Whether memory ended: PyTorch's own of a GPU, Python's that says nothing yet, or, by what they say, the CPU's,
-    CUDA's or its libraries'.
-    """
+    """Whether memory ended: PyTorch's error of a GPU, a MemoryError without text, or one whose text says so."""
     said = ("DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
     is_bare = isinstance(error, MemoryError) and not str(error)
     return is_bare or isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

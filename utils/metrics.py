@@ -36,8 +36,12 @@ def _shave(image: Tensor, border: int) -> Tensor:
     return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
 
 
-def _psnr_255(sr: Tensor, hr: Tensor) -> Tensor:
-    mse = (sr - hr).square().flatten(1).mean(dim=1)
+def _mse(sr: Tensor, hr: Tensor) -> Tensor:
+    """Of each image: (N,)."""
+    return (sr - hr).square().flatten(1).mean(dim=1)
+
+
+def _psnr_255(mse: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / mse)  # inf where mse is 0
 
 
@@ -69,29 +73,26 @@ def psnr_loss(sr: Tensor, hr: Tensor) -> Tensor:
     Source: HINet (arXiv 2105.06086).
     """
     _check_pair(sr, hr, border=0)
-    mse = (sr - hr).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(mse + ROUNDING_MSE).mean()
+    return 10 * torch.log10(_mse(sr, hr) + ROUNDING_MSE).mean()
 
 
 def mse_255(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean squared error over all channels and pixels of the 8-bit images: (N,), grey levels squared."""
     _check_pair(sr, hr, border=0)
-    return (quantise(sr) - quantise(hr)).square().flatten(1).mean(dim=1)
+    return _mse(quantise(sr), quantise(hr))
 
 
-def psnr_rgb(sr: Tensor, hr: Tensor, *, border: int = 0) -> Tensor:
-    """PSNR over all three channels, per image.
+def psnr_rgb(sr: Tensor, hr: Tensor) -> Tensor:
+    """PSNR over all three channels and all pixels, per image.
 
     Args:
-        sr, hr: (N, 3, H, W) RGB in [0, 1].
-        border: pixels cropped per side; the course protocol crops none.
+        sr, hr: (N, 3, H, W) RGB in [0, 1]; quantised to 8 bits first.
     Returns:
         (N,) decibels, float64; inf where images are equal.
     Raises:
-        ValueError: shapes differ, or border leaves no pixels.
+        ValueError: shapes differ.
     """
-    _check_pair(sr, hr, border)
-    return _psnr_255(_shave(quantise(sr), border), _shave(quantise(hr), border))
+    return _psnr_255(mse_255(sr, hr))
 
 
 def luma(image: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
     Source: BT.601 studio range, as MATLAB rgb2ycbcr.
     """
     _check_pair(sr, hr, border)
-    return _psnr_255(_shave(luma(quantise(sr)), border), _shave(luma(quantise(hr)), border))
+    return _psnr_255(_mse(_shave(luma(quantise(sr)), border), _shave(luma(quantise(hr)), border)))
 
 
 def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:

@@ -22,7 +22,7 @@ def unlike_photos(photos: Mapping[str, np.ndarray], side: int) -> dict[str, np.n
             shape = (-(-side // cell), -(-side // cell), channels)
             for kind, levels in (("uniform", rng.integers(0, 256, shape)), ("binary", 255 * rng.integers(0, 2, shape))):
                 images[f"{kind}_{channels}_{cell}"] = levels.repeat(cell, axis=0).repeat(cell, axis=1)
-        for period in (1, 2, 3, 4):
+        for period in (1, 2, 3, 4):  # in black and white, or in two corners of the RGB cube
             colours = np.array([[0], [255]]) if channels == 1 else 255 * (rng.permutation(8)[:2, None] // (4, 2, 1) % 2)
             bands = np.arange(side) // period
             images[f"checkerboard_{channels}_{period}"] = colours[(bands[:, None] + bands) % 2]

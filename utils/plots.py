@@ -1,4 +1,4 @@
-"""The report's four plots, drawn from the log alone."""
+"""The report's four plots, drawn from the log alone, and its panel of images."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -41,7 +41,7 @@ class SOAP(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "precondition_every": precondition_every, "step": 0}
         defaults["cautious"] = cautious
         self.step_sizes: list[Tensor] = []  # of each group, where a graph can read them
-        self.advance = ReplayedInPlace(self._advance, self._gradients) if graph else self._advance
+        self.advance = ReplayedInPlace(self._advance, self._gradient_addresses) if graph else self._advance
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict) -> None:
@@ -74,8 +74,8 @@ class SOAP(torch.optim.Optimizer):
                     self._update(stack, gradient, self.state[stack[0]], group, step_size)
                 self._accumulate(self.state[stack[0]], gradient, group)
 
-    def _gradients(self) -> list[int]:
-        """Where they lie."""
+    def _gradient_addresses(self) -> list[int]:
+        """Where in memory they are: a graph that reads them there is no use once they have moved."""
         return [p.grad.data_ptr() for group in self.param_groups for p in group["params"] if p.grad is not None]
 
     @staticmethod
