@@ -83,7 +83,7 @@ def make_parser() -> FlagParser:
     add_scoring_flags(parser)
     add_upscaling_flags(parser)
     add_other_flags(parser)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="default: cuda where there is a GPU, else cpu")
     return parser
 
 
@@ -162,6 +162,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(argv)
     check_flags(parser, args)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         check_device(args.device)
     except ValueError as error:
@@ -194,6 +195,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
         if mode == "scoring":
             parser.error(f"{spelt(stray[0])} goes with {spelt(*(m for m in MODES if stray[0] in MODES[m]))}")
         parser.error(f"{spelt(stray[0])} does not go with {spelt(mode)}, which takes {spelt(*natsorted(MODES[mode]))}")
+    if args.csv and (args.ensemble or args.benchmark or args.protocol != "course"):
+        parser.error("--csv is the course's file for Set5; no --ensemble, --benchmark, --protocol paper")
     if mode == "cost_only" and not args.model:
         parser.error("--cost-only needs --model")
     if mode == "publish" and not args.checkpoint:
@@ -211,6 +214,8 @@ def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
             parser.error(
                 "--backend onnxruntime: the .onnx file says which network it holds; leave out --model and its sizes"
             )
+        if args.device not in (None, "cpu"):
+            parser.error("--backend onnxruntime computes on the CPU; leave out --device")
         if args.precision != "float32":
             parser.error("--backend onnxruntime computes in float32; leave out --precision")
     for flag, suffixes in WRITES.items():
@@ -262,8 +267,6 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
     scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
-    if args.csv:
-        write_csv(args.csv, scores)
     result = {
         "model": metadata["model"],
         "hyperparameters": hyperparameters,
@@ -275,6 +278,10 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
         "flops_g": flops_g,
         "params_m": params_m,
     }
+    if args.csv and not is_reports_benchmark(result):
+        raise DataError(f"--csv is for Set5 ×3 by the course protocol; this was {benchmark.name} ×{scale}")
+    if args.csv:
+        write_csv(args.csv, scores)
     return result | (verdict(result, scores) if is_reports_benchmark(result) else {})
 
 
@@ -648,6 +655,14 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     except OSError as error:
         raise OSError(f"{error}; the same command goes on where it was") from error
     print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
+    targets = {args.output / file.relative_to(args.teach) for pair, _ in pairs for file in (pair.lr, pair.hr)}
+    others = [file for file in files_below(args.output) if file.suffix == ".npy" and file not in targets]
+    if others:
+        print(
+            f"warning: {args.output} holds {len(others)} images that {args.teach} no longer has, such as {others[0]};"
+            " delete them, or training uses them",
+            file=sys.stderr,
+        )
 
 
 def open_untaught(scale: int, args: argparse.Namespace) -> list[tuple[Pair, str]]:
@@ -775,5 +790,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not fit the terminal's encoding
     sys.exit(main())

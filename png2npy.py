@@ -304,4 +304,5 @@ def report(problems: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not fit the terminal's encoding
     sys.exit(main())

@@ -664,7 +664,8 @@ class Run:
 
     Attributes:
         base: what the weights had behind them where --init names a file: iterations, hours, their curve and, where a
-            network of other sizes came first, which one and its share of the iterations (None: it does not say).
+            network of other sizes came first, which one, the iterations up to its end (None: it does not say) and what
+            came before it in turn.
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run's earlier legs.
         validated_on: names of the validation images, which the best is the best on.
@@ -706,7 +707,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
             run.base |= {"started_from": {"network": Path(args.init).name, "iterations": None}}
         elif (other := metadata["hyperparameters"]) != run.hyperparameters:  # whose scores are not this network's
             started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
-            run.base |= {"curve": [], "started_from": started_from}
+            run.base |= {"curve": [], "started_from": started_from | {"before": run.base["started_from"]}}
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(args.device, memory_format=layout)
     ema = EMA(model, args.ema) if args.ema else None
@@ -1022,6 +1023,7 @@ def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) ->
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not fit the terminal's encoding
     if Ranks().world == 1:  # several may be waiting for one another, where Python handles no signals
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what removes a half-written file
     main()

@@ -93,21 +93,23 @@ def is_eager(x: Tensor) -> bool:
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether these layers must run one at a time, as they are: `layers_apart` says so, a trace, a dispatch mode or
-    `torch.func` records them, or a forward hook on one of them looks at what it computes (thop's) or changes it
-    (pruning's).
+    """Whether these layers must run one at a time, as they are: `layers_apart` says so, a trace, a dispatch mode, hooks
+    on all modules or `torch.func` record them, or a hook on one of them looks at what it computes (thop's) or changes
+    it (pruning's).
     """
     is_recorded = not torch.compiler.is_compiling() and (
         torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
+        or torch.nn.modules.module._has_any_global_hook()
     )
     return _apart or is_recorded or any(map(has_hooks, modules))
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether the module, or one inside it, has a hook before or after its forward."""
-    return bool(module._forward_pre_hooks or module._forward_hooks) or any(map(has_hooks, module._modules.values()))
+    """Whether the module, or one inside it, has a hook on its forward or backward."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks) or any(map(has_hooks, module._modules.values()))
 
 
 def is_worth_it(conv: nn.Conv2d) -> bool:

@@ -174,6 +174,21 @@ def test_hooks_run():
 
 
 @needs_compiler
+@pytest.mark.parametrize("where", ("backward", "all modules"))
+def test_hooks_on_backward_and_on_all_modules_see_the_layers(where):
+    block, seen = IMDB(8), []
+    if where == "backward":
+        handle = block.c4.register_full_backward_hook(lambda module, *_: seen.append(module))
+    else:
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        block(torch.randn(1, 8, 4, 4)).sum().backward()
+    finally:
+        handle.remove()
+    assert block.c4 in seen
+
+
+@needs_compiler
 def test_layers_after_it_may_work_in_place():
     conv, x = conv3x3(4, 4), torch.randn(1, 4, 5, 6)
     layers, gradients = Layers(conv, nn.LeakyReLU(0.1, inplace=True)), []
@@ -281,7 +296,12 @@ def test_a_library_is_built_once_and_again_where_it_is_damaged(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("compiler", "why"),
-    (("no-such-compiler", "no C++ compiler"), ("false", "compiler false failed"), ("", "is empty")),
+    (
+        ("no-such-compiler", "no C++ compiler"),
+        ("false", "compiler false failed"),
+        ("", "is empty"),
+        ("'c++", "No closing"),
+    ),
 )
 def test_without_a_compiler_there_is_a_reason(compiler, why, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

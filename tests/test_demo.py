@@ -146,6 +146,14 @@ def test_csv_holds_one_row_an_image(set5, capsys):
     assert sum(float(row[1]) for row in rows[1:]) == pytest.approx(result["kaggle_score"])
 
 
+def test_csv_of_other_images_is_refused(set5, capsys):
+    (set5 / "original/baby.png").unlink()
+    (set5 / "LRbicx3/babyx3.png").unlink()
+    assert run("--csv", "ID_result.csv") == 1
+    assert "--csv is for Set5 ×3 by the course protocol; this was Set5, 4 images ×3" in capsys.readouterr().err
+    assert not Path("ID_result.csv").exists()
+
+
 def test_all_prints_one_table_and_plots_it(set5, published, capsys):
     save_weights(published / "another.safetensors", build_model("IMDN_dw", **SIZES), RUN | {"model": "IMDN_dw"})
     assert run("--all", "--plot", "plot.png", "--curves", "curves.png") == 0
@@ -275,6 +283,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--backend", "onnxruntime"], "needs --checkpoint"),
         ([*ONNX, "--nf", "9"], "says which network"),
         ([*ONNX, "--precision", "float16", "--input", "a.png", "--output", "b.png"], "computes in float32; leave out"),
+        ([*ONNX, "--device", "cuda"], "computes on the CPU; leave out --device"),
         (["--export", "a.onnx", "--all"], "--export does not go with --all"),
         (["--export", "a.onnx", "--csv", "b"], "--csv does not go with --export"),
         (["--export", "a.onnx", "--ensemble"], "--ensemble does not go with --export"),
@@ -308,6 +317,7 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--overwrite"], "--overwrite goes with --publish, --input"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--all", "--tile", "9"], "--tile does not go with --all"),
+        (["--csv", "a.csv", "--ensemble"], "--csv is the course's file for Set5; no --ensemble"),
         (["--csv", "photo.png"], "--csv photo.png: its name must end in .csv"),
         (["--compare", "c", "--hr", "a.png"], "--compare c: its name must end in .png or"),
         (["photo.png"], "unrecognized arguments: photo.png; --help"),
@@ -581,6 +591,15 @@ def test_teaching_from_hr_takes_the_photos_as_lr(published, decoded, capsys):
         np.testing.assert_array_equal(np.load(taught.hr), super_resolve(network, photo, 3))
     assert run(*flags) == 0
     assert "0 written, 3 done before" in capsys.readouterr().out
+
+
+def test_taught_images_whose_photo_is_gone_are_told_of(published, decoded, capsys):
+    flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
+    assert run(*flags) == 0 and "warning" not in capsys.readouterr().err
+    for file in decoded.rglob("0001*.npy"):
+        file.unlink()
+    assert run(*flags) == 0
+    assert f"warning: taught holds 2 images that {decoded} no longer has, such as taught" in capsys.readouterr().err
 
 
 def test_a_stopped_teacher_goes_on_where_it_was(published, decoded, monkeypatch, capsys):

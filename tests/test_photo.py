@@ -146,6 +146,15 @@ def test_a_tiff_of_16_bits_that_are_0_for_white_is_refused(tmp_path):
         read_photo(tmp_path / "miniswhite.tif")
 
 
+def test_a_tiff_of_16_bit_planes_is_refused(tmp_path):
+    planes = np.stack([deep(ALPHA)] * 3)
+    for name, samples in (("deep", planes), ("shallow", planes.astype(np.uint8))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", samples, photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read_photo(tmp_path / "shallow.tif").rgb, planes.astype(np.uint8).transpose(1, 2, 0))
+    with pytest.raises(ValueError, match="16-bit colours in planes apart; save it as PNG"):
+        read_photo(tmp_path / "deep.tif")
+
+
 def test_a_transparent_colour_that_would_be_lost_is_refused(tmp_path):
     Image.fromarray(deep(ALPHA)).save(tmp_path / "a.png", transparency=9)
     with pytest.raises(ValueError, match="grey PNG of 16 bits would be lost"):

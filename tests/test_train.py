@@ -29,6 +29,7 @@ from utils.files import locked
 from utils.images import write_rgb
 from utils.mixed_precision import MixedPrecision
 from utils.schedule import learning_rate_at
+from utils.tables import origins_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = ["--model", "IMDN_dw", "--nf", "8", "--modules", "1", "--patch", "24", "--valid-patch", "24", "--batch", "2"]
@@ -533,7 +534,8 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     deeper = load_model(tmp_path / "deeper/best.safetensors")[1]
     assert deeper["iterations"] == before[1]["iterations"] + 3
     assert len(deeper["curve"]) == 1  # no other network's scores
-    assert deeper["started_from"] == {"network": "IMDN_dw_nf8_m1_x3", "iterations": before[1]["iterations"]}
+    one_block = {"network": "IMDN_dw_nf8_m1_x3", "iterations": before[1]["iterations"], "before": None}
+    assert deeper["started_from"] == one_block
     shallow, deep = (load_model(tmp_path / name / "best.safetensors")[0] for name in ("a", "deeper"))
     image = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(deep(image), shallow(image), rtol=0, atol=1e-5)  # new blocks begin by adding nothing
@@ -541,6 +543,10 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     run(decoded, tmp_path / "deeper2", "--epochs", "1", "--modules", "2", "--init", str(weights))
     again = load_model(tmp_path / "deeper2/best.safetensors")[1]
     assert again["started_from"] == deeper["started_from"] and len(again["curve"]) == 2
+    run(decoded, tmp_path / "deepest", "--epochs", "1", "--modules", "3", *flags[2:], "--init", str(weights))
+    deepest = load_model(tmp_path / "deepest/best.safetensors")[1]["started_from"]
+    assert deepest == {"network": "IMDN_dw_nf8_m2_x3", "iterations": deeper["iterations"], "before": one_block}
+    assert list(origins_of(deepest)) == ["3 as IMDN_dw_nf8_m2_x3", f"{before[1]['iterations']} as IMDN_dw_nf8_m1_x3"]
     capsys.readouterr()
     run(decoded, tmp_path / "worse", "--epochs", "1", *flags, "--lr", "0.5", "--optimizer", "adam")
     out, err = capsys.readouterr()

@@ -27,7 +27,11 @@ def load_library(source: Path) -> ctypes.CDLL:
     Raises:
         NativeError: no compiler, or it, the cache or the machine cannot do it.
     """
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    named = os.environ.get("CXX", "c++")
+    try:
+        compiler = shlex.split(named)
+    except ValueError as error:
+        raise NativeError(f"$CXX is {named}: {error}") from error
     if not compiler or shutil.which(compiler[0]) is None:
         raise NativeError(f"no C++ compiler ({' '.join(compiler) or '$CXX is empty'})")
     texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("[!.]*.h")))]

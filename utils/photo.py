@@ -130,14 +130,19 @@ class TiffTags:
     bits: int = 0
     is_multiplied_by_alpha: bool = False
     white_is_zero: bool = False
+    planes_apart: bool = False
 
 
 def read_tiff_tags(data: bytes) -> TiffTags:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages[0]
-            multiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
-            return TiffTags(int(page.bitspersample), multiplied, page.photometric == tifffile.PHOTOMETRIC.MINISWHITE)
+            return TiffTags(
+                bits=int(page.bitspersample),
+                is_multiplied_by_alpha=tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples,
+                white_is_zero=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+                planes_apart=page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1,
+            )
     except (tifffile.TiffFileError, IndexError, TypeError, ValueError):
         return TiffTags()
 
@@ -149,6 +154,8 @@ def check_survives(image: np.ndarray, tags: TiffTags) -> None:
         raise ValueError(f"OpenCV reads only 8 of this TIFF's {tags.bits} bits a sample; save it as PNG")
     if is_deep and tags.is_multiplied_by_alpha and image.ndim == 3 and image.shape[2] == 4:
         raise ValueError("this TIFF's 16-bit colours are multiplied by its alpha; save it as PNG")
+    if is_deep and tags.planes_apart:  # OpenCV 5.0.0 mixes them up
+        raise ValueError("this TIFF keeps its 16-bit colours in planes apart; save it as PNG")
     if is_deep and tags.white_is_zero:  # OpenCV turns those of 8 bits alone
         raise ValueError("this TIFF's 16-bit samples are 0 for white; save it as PNG")
 

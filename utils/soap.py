@@ -161,7 +161,7 @@ def rotate_bases(states: list[dict]) -> None:
 def orthonormalise(matrices: Tensor) -> Tensor:
     """Q of the QR factorisation of each of (n, size, size), as one batch on GPUs too."""
     if not matrices.is_cuda:
-        return torch.linalg.qr(matrices).Q
+        return torch.linalg.qr(matrices.cpu()).Q.to(matrices.device)  # Apple's GPUs have none, or a slow one
     with without_tf32():
         return q_of_reflectors(*torch.geqrf(matrices))
 

@@ -1,6 +1,6 @@
 """The tables that `demo.py --all` and `--all --training` print and README shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 # The report's networks, ×3: (model, nf, modules) -> GFLOPs, M parameters, its best Set5 PSNR (RGB, course protocol).
 REPORT = {
@@ -84,12 +84,23 @@ def training_table(published: dict[str, dict]) -> str:
         shown |= dict.fromkeys(("set5 paper", "b100 paper"), "{average_psnr_db:.3f}, {ssim:.4f}")
         row = [name, *(form.format(**metrics[key]) if key in metrics else "–" for key, form in shown.items())]
         iterations = f"{metadata['iterations']:,}"
-        if other := metadata.get("started_from"):
-            before = "from" if other["iterations"] is None else f"{other['iterations']:,} as"
-            iterations += f" ({before} {other['network']})"
+        if origins := list(origins_of(metadata.get("started_from"))):
+            iterations += f" ({', '.join(origins)})"
         row += [iterations, f"{metadata['hours']:.2f}", metadata["hardware"], metadata["seed"]]
         rows.append(row)
     return markdown(header, rows)
+
+
+def origins_of(started_from: dict | None) -> Iterator[str]:
+    """The networks of other sizes that came before, the last one first, with the iterations of each."""
+    while started_from:
+        before = started_from.get("before")
+        if started_from["iterations"] is None:
+            yield f"from {started_from['network']}"
+        else:
+            own = started_from["iterations"] - ((before or {}).get("iterations") or 0)
+            yield f"{own:,} as {started_from['network']}"
+        started_from = before
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
