@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from utils.bicubic import imresize
-from utils.hardware import without_tf32
+from utils.hardware import device_of, without_tf32
 from utils.metrics import crop_to, mse_255, psnr_rgb, psnr_y, quantise, ssim_y
 from utils.tiling import course_tiled
 
@@ -46,7 +46,7 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
-    device = getattr(model, "device", None) or next(model.parameters()).device
+    device = device_of(model)
     scores = []
     for name, lr, hr in images:
         try:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 
 from utils.flags import first_line
 
@@ -26,6 +27,11 @@ def check_device(device: str) -> None:
         torch.ones(1, device=device).item()  # a GPU that PyTorch has no kernels for still makes empty tensors
     except (RuntimeError, AssertionError) as error:
         raise ValueError(first_line(error)) from error
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Of its parameters; a network without any, as of an ONNX file, says it by `device`."""
+    return getattr(model, "device", None) or next(model.parameters()).device
 
 
 def has_bf16(device: str) -> bool:

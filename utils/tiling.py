@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from utils.hardware import without_tf32
+from utils.hardware import device_of, without_tf32
 
 
 def next_power_of_two(n: int) -> int:
@@ -141,7 +141,7 @@ def super_resolve(
     Raises:
         ValueError: a tile not longer than its overlaps, or values that `dtype` does not hold.
     """
-    device = getattr(model, "device", None) or next(model.parameters()).device
+    device = device_of(model)
     height, width = image.shape[:2]
     margin = receptive_margin(model)
     longest = tile or max(min(math.isqrt(TILE_BYTES // bytes_per_pixel(model)), 1024), 4 * margin + 32)
@@ -169,7 +169,7 @@ def super_resolve_row(
     model: nn.Module, image: np.ndarray, columns: Sequence[Span], scale: int, batch: int, dtype: torch.dtype
 ) -> Tensor:
     """A row of tiles, blended: (H, W, 3) integers -> (3, scale·H, scale·W) float32, on the device."""
-    device = getattr(model, "device", None) or next(model.parameters()).device
+    device = device_of(model)
     height, width = image.shape[:2]
     strip = torch.zeros(height * scale, width * scale, 3, device=device).permute(2, 0, 1)
     for first in range(0, len(columns), batch):
