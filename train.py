@@ -41,6 +41,7 @@ from dataset import (
     sample_pairs,
 )
 from models import MODELS, build_model, chain, complete_hyperparameters, tail
+from models.blocks import SeparableConv
 from utils.checkpoint import CheckpointError, load_state, network_name, save_state, save_weights, take_weights
 from utils.cost import count_cost
 from utils.cuda_graph import Replayed
@@ -326,10 +327,6 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--graph needs a GPU, and one process")
     if args.graph is None:
         args.graph = on_gpu and ranks.world == 1
-    if args.channels_last is None and on_gpu:
-        args.channels_last = args.bf16  # cuDNN's float32 convs are slower in it
-    elif args.channels_last is None:
-        args.channels_last = not (may_run_native(args) and chain.compiled()[0])
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
 
@@ -341,12 +338,6 @@ def sizes(args: argparse.Namespace) -> dict[str, int]:
 
 def save_dir(args: argparse.Namespace) -> Path:
     return Path(args.save_dir or f"runs/{network_name(args.model, sizes(args))}")
-
-
-def may_run_native(args: argparse.Namespace) -> bool:
-    """Whether the compiled convs of models/chain.py are for this run."""
-    nf = sizes(args)["nf"]
-    return args.device == "cpu" and not args.bf16 and not args.compile and nf < chain.WIDE
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -399,6 +390,19 @@ def why_empty(root: Path, scale: int) -> str:
         decode = f"python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
         return f"--data {root} holds images; decode them: {decode} (--make-lr {scale} where LR images are missing)"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
+
+
+def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
+    """Whether the compiled convs of models/chain.py, in NCHW, are the faster ones for this run."""
+    is_narrow = sizes(args)["nf"] < chain.WIDE
+    is_separable = any(isinstance(layer, SeparableConv) for layer in model.modules())
+    return args.device == "cpu" and not args.bf16 and not args.compile and (is_narrow or is_separable)
+
+
+def is_faster_in_channels_last(model: nn.Module, args: argparse.Namespace) -> bool:
+    if args.device.startswith("cuda"):
+        return args.bf16  # cuDNN's float32 convs are slower in it
+    return not (may_run_native(model, args) and chain.compiled()[0])
 
 
 def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
@@ -708,6 +712,8 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         elif (other := metadata["hyperparameters"]) != run.hyperparameters:  # whose scores are not this network's
             started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
             run.base |= {"curve": [], "started_from": started_from | {"before": run.base["started_from"]}}
+    if args.channels_last is None:
+        args.channels_last = is_faster_in_channels_last(model, args)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(args.device, memory_format=layout)
     ema = EMA(model, args.ema) if args.ema else None
@@ -754,6 +760,7 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
 
 
 def introduce(
+    model: nn.Module,
     run: Run,
     cost: tuple[float, float],
     train_set: PairedPatches,
@@ -770,7 +777,7 @@ def introduce(
     if len(names) > 1:
         shares = zip(names, train_set.set_shares(), strict=True)
         print("patches: " + ", ".join(f"{share:.1%} {Path(name).name}" for name, share in shares))
-    if may_run_native(args) and (reason := chain.compiled()[1] or tail.compiled()[1]):
+    if may_run_native(model, args) and (reason := chain.compiled()[1] or tail.compiled()[1]):
         print(f"layers run one at a time, which is slower: {reason}")
 
 
@@ -824,7 +831,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         train_set, valid_set, set5 = open_data(args)
         cost = count_cost(learner.model)
         if ranks.is_first:
-            introduce(run, cost, train_set, valid_set, set5, args)
+            introduce(learner.model, run, cost, train_set, valid_set, set5, args)
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         begin_validation(run, [pair.name for pair in valid_set.pairs], ranks)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from utils.native import load_functions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-WIDE = 48  # channels in and out, from which PyTorch's own 3×3 convs are as fast (Zen 4, AVX-512)
+WIDE = 48  # channels in and out, from which PyTorch's own convs are as fast but for separable ones (Zen 4, AVX-512)
 
 
 _apart = False  # of all threads

@@ -649,7 +649,8 @@ def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
     (
         ([], True, False),
         ([], False, True),
-        (["--nf", "64"], True, True),
+        (["--nf", "64", "--modules", "1"], True, False),
+        (["--model", "IMDN", "--modules", "1"], True, True),
         (["--bf16"], True, True),
         (["--compile"], True, True),
         (["--channels-last"], True, True),
@@ -657,7 +658,9 @@ def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
 )
 def test_the_layout_is_that_of_the_faster_convs(flags, compiler, expected, monkeypatch):
     monkeypatch.setattr(train.chain, "compiled", lambda: (object(), "") if compiler else (None, "no C++ compiler"))
-    assert train.parse_args(["--data", "sample", "--device", "cpu", *flags])[0].channels_last == expected
+    args, _ = train.parse_args(["--data", "sample", "--device", "cpu", *flags])
+    train.build(args, None)
+    assert args.channels_last == expected
 
 
 @pytest.mark.parametrize(
@@ -667,7 +670,7 @@ def test_on_a_gpu_the_layout_goes_with_the_precision(has_bf16, flags, expected, 
     monkeypatch.setattr(train, "check_device", lambda device: None)
     monkeypatch.setattr(train, "has_bf16", lambda device: has_bf16)
     args, _ = train.parse_args(["--data", "sample", "--device", "cuda:0", *flags])
-    assert (args.bf16, args.channels_last) == (expected, expected)
+    assert (args.bf16, train.is_faster_in_channels_last(Mock(), args)) == (expected, expected)
 
 
 def test_flags_reach_the_schedule():
