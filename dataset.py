@@ -387,7 +387,11 @@ class DeviceArrays:
         self.widths = torch.from_numpy(arrays.shapes[:, 1].copy()).to(device)
 
     def cut(self, table: Tensor, size: int, scale: int) -> Tensor:
-        """Patches, (n, 3, size, size) uint8, by the fields of `Draws`, (4, n): in LR pixels, each `scale` of these."""
+        """Patches, (n, 3, size, size) uint8, where the fields of `Draws`, (4, n), say.
+
+        Args:
+            scale: of these images to the LR ones, in whose pixels `Draws` counts.
+        """
         image, top, left, orientation = table[:, :, None, None]
         y = torch.arange(size, device=table.device)[None, :, None]
         x = torch.arange(size, device=table.device)[None, None, :]

@@ -266,22 +266,20 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
+    asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
+    if args.csv and not is_reports_benchmark(asked):
+        raise DataError(f"--csv is for Set5 ×3 by the course protocol; this is {benchmark.name} ×{scale}")
     scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
+    if args.csv:
+        write_csv(args.csv, scores)
     result = {
         "model": metadata["model"],
         "hyperparameters": hyperparameters,
-        "scale": scale,
-        "protocol": protocol,
-        "ensemble": args.ensemble,
-        "images": benchmark.name,
+        **asked,
         **summarise(scores),
         "flops_g": flops_g,
         "params_m": params_m,
     }
-    if args.csv and not is_reports_benchmark(result):
-        raise DataError(f"--csv is for Set5 ×3 by the course protocol; this was {benchmark.name} ×{scale}")
-    if args.csv:
-        write_csv(args.csv, scores)
     return result | (verdict(result, scores) if is_reports_benchmark(result) else {})
 
 
@@ -659,8 +657,8 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     others = [file for file in files_below(args.output) if file.suffix == ".npy" and file not in targets]
     if others:
         print(
-            f"warning: {args.output} holds {len(others)} images that {args.teach} no longer has, such as {others[0]};"
-            " delete them, or training uses them",
+            f"warning: {args.output} holds {len(others)} files of photos that {args.teach} no longer has, such as"
+            f" {others[0]}; delete them, or training uses them",
             file=sys.stderr,
         )
 

@@ -115,7 +115,7 @@ def make_parser() -> FlagParser:
 
 
 def add_network_flags(parser: FlagParser) -> None:
-    group = parser.add_argument_group("network (what is left out is the default of its class in models/)")
+    group = parser.add_argument_group("network (default sizes: those of its class in models/)")
     group.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
     group.add_argument("--nf", type=int, help="features")
     group.add_argument("--modules", type=int, help="blocks")
@@ -332,7 +332,7 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
 
 
 def sizes(args: argparse.Namespace) -> dict[str, int]:
-    """nf, num_modules and scale; what no flag gives is the report's."""
+    """nf, num_modules and scale; what no flag gives is the network's default."""
     return complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
 
 
@@ -911,7 +911,7 @@ def warn_of_few_epochs(args: argparse.Namespace) -> None:
 
 
 def epochs_in_time(epoch: int, hours: float, pace: float, ranks: Ranks, args: argparse.Namespace) -> int:
-    """How many epochs fit into --minutes where `epoch` of them have taken `hours`, at `pace` hours each."""
+    """How many epochs fit into --minutes where `epoch` of them have taken `hours` and each other takes `pace` hours."""
     hours, pace = (total / ranks.world for total in ranks.sum((hours, pace), args.device))  # so that all agree
     return epoch + max(0, int((args.minutes / 60 - hours) / pace))
 

@@ -70,7 +70,7 @@ class ActivatedSeparableConv(nn.Sequential):
     """A separable conv and the LeakyReLU after it, on the CPU in one pass."""
 
     def __init__(self, in_channels: int, out_channels: int, negative_slope: float) -> None:
-        super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope, inplace=True))
+        super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope))
 
     def stage(self) -> ChainStage:
         return ChainStage(self[0], slope=self[1].negative_slope)
@@ -155,7 +155,7 @@ class DistillationBlock(nn.Module):
         super().__init__()
         check_distillation(nf)
         self.sizes = (nf // 4, nf - nf // 4)
-        self.act = nn.LeakyReLU(negative_slope, inplace=True)
+        self.act = nn.LeakyReLU(negative_slope)
 
     def stages(self) -> list[ChainStage]:
         last = self.c4.stage() if isinstance(self.c4, ActivatedSeparableConv) else ChainStage(self.c4)

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from utils.native import load_functions
 
+HOOKS_ON_ALL = [f"_global_{when}_hooks" for when in ("forward_pre", "forward", "backward_pre", "backward")]
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE = 48  # channels in and out, from which PyTorch's own convs are as fast but for separable ones (Zen 4, AVX-512)
 
@@ -101,7 +102,7 @@ def is_watched(*modules: nn.Module) -> bool:
         torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
-        or torch.nn.modules.module._has_any_global_hook()
+        or any(getattr(nn.modules.module, hooks) for hooks in HOOKS_ON_ALL)
     )
     return _apart or is_recorded or any(map(has_hooks, modules))
 

@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, conv: Callable[[int, int], nn.Module] = conv3x3) -> None:
         super().__init__()
-        self.body = Layers(conv(channels, channels), nn.ReLU(inplace=True), conv(channels, channels))
+        self.body = Layers(conv(channels, channels), nn.ReLU(), conv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + x)
@@ -91,7 +91,7 @@ class DRLM(nn.Module):
     def __init__(self, nf: int, residual_blocks: int, hidden: int) -> None:
         super().__init__()
         self.residual = nn.ModuleList(ResidualBlock(nf * 2**i) for i in range(residual_blocks))
-        self.compress = nn.Sequential(conv1x1(nf * 2**residual_blocks, nf), nn.ReLU(inplace=True))
+        self.compress = nn.Sequential(conv1x1(nf * 2**residual_blocks, nf), nn.ReLU())
         self.attention = LaplacianAttention(nf, hidden, nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,9 +101,10 @@ class DRLM(nn.Module):
 
 
 class DenseGroups(nn.Module):
-    """Blocks in groups: after every block, the outputs of the group before and of this group's blocks are compressed.
+    """Blocks in groups: after every block, the output of the group before and those of this group's are compressed.
 
-    A group's first block reads the sum of all groups' outputs so far, the others what was compressed last.
+    A group's first block reads the sum of the head's features and all groups' outputs so far, the others what was
+    compressed last; what the first group takes for the output of the one before is the head's features.
     Shape: (N, nf, H, W) -> the same.
     Args:
         sizes: blocks of each group.
@@ -144,7 +145,7 @@ def upsampler_at_high_resolution(nf: int, scale: int) -> nn.Sequential:
     steps = (2, 2) if scale == 4 else (scale,)
     layers: list[nn.Module] = []
     for step in steps:
-        layers += [conv3x3(nf, step**2 * nf), nn.ReLU(inplace=True), nn.PixelShuffle(step)]
+        layers += [conv3x3(nf, step**2 * nf), nn.ReLU(), nn.PixelShuffle(step)]
     return Layers(*layers, conv3x3(nf, 3))
 
 
@@ -195,7 +196,7 @@ class DRLN(MeanShiftedDRLN):
         trunk = DenseGroups(
             sizes,
             block=lambda: DRLM(nf, residual_blocks=3, hidden=nf // 16),
-            compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU()),
             second_reads_residual=(1,),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
@@ -220,7 +221,7 @@ class DRLN_narrow(MeanShiftedDRLN):
         trunk = DenseGroups(
             [2] * (num_modules // 2),
             block=lambda: DRLM(nf, residual_blocks=2, hidden=max(1, nf // 12)),
-            compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU(inplace=True)),
+            compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU()),
         )
         super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
 
@@ -277,7 +278,7 @@ class DistillationDRLM(SeparableDistillationBlock):
 
     def __init__(self, nf: int) -> None:
         super().__init__(nf, negative_slope=0.01, last_act=True)
-        self.c5 = nn.Sequential(ScaledPointwise(nf, nf), nn.LeakyReLU(0.01, inplace=True))
+        self.c5 = nn.Sequential(ScaledPointwise(nf, nf), nn.LeakyReLU(0.01))
         self.attention = LaplacianAttention(nf, max(1, nf // 16), nn.LeakyReLU(0.01))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class IMDN(nn.Module):
         require(num_modules >= 1, f"modules is {num_modules}; IMDN needs at least 1")
         self.head = conv3x3(3, nf)
         self.blocks = nn.ModuleList(self.block(nf) for _ in range(num_modules))
-        self.fusion = nn.Sequential(conv1x1(num_modules * nf, nf), nn.LeakyReLU(0.05, inplace=True))
+        self.fusion = nn.Sequential(conv1x1(num_modules * nf, nf), nn.LeakyReLU(0.05))
         self.trunk_conv = conv3x3(nf, nf)
         self.upsampler = pixel_shuffle_upsampler(nf, scale)
 

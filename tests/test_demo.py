@@ -150,7 +150,7 @@ def test_csv_of_other_images_is_refused(set5, capsys):
     (set5 / "original/baby.png").unlink()
     (set5 / "LRbicx3/babyx3.png").unlink()
     assert run("--csv", "ID_result.csv") == 1
-    assert "--csv is for Set5 ×3 by the course protocol; this was Set5, 4 images ×3" in capsys.readouterr().err
+    assert "--csv is for Set5 ×3 by the course protocol; this is Set5, 4 images ×3" in capsys.readouterr().err
     assert not Path("ID_result.csv").exists()
 
 
@@ -599,7 +599,10 @@ def test_taught_images_whose_photo_is_gone_are_told_of(published, decoded, capsy
     for file in decoded.rglob("0001*.npy"):
         file.unlink()
     assert run(*flags) == 0
-    assert f"warning: taught holds 2 images that {decoded} no longer has, such as taught" in capsys.readouterr().err
+    assert (
+        f"warning: taught holds 2 files of photos that {decoded} no longer has, such as taught"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_stopped_teacher_goes_on_where_it_was(published, decoded, monkeypatch, capsys):

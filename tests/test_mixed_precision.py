@@ -35,11 +35,15 @@ def test_float32_regions_keep_their_gradients(compiles):
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_a_network_is_one_graph_to_the_compiler(name):
+COMPILED = [(name, True) for name in MODELS]
+COMPILED += [(name, False) for name in ("IMDN", "DRLN", "DRLN_narrow", "DRLN_dw")]  # test_models.py has the others
+
+
+@pytest.mark.parametrize(("name", "bf16"), COMPILED)
+def test_a_network_is_one_graph_to_the_compiler(name, bf16):
     torch.compiler.reset()
     modules = 3 if name == "DRLN" else 2
-    called = MixedPrecision(build_model(name, nf=16, num_modules=modules), "cpu", bf16=True)
+    called = MixedPrecision(build_model(name, nf=16, num_modules=modules), "cpu", bf16)
     torch.compile(called, backend="eager", fullgraph=True)(torch.rand(1, 3, 8, 8)).sum().backward()
 
 

@@ -361,6 +361,16 @@ def test_half_precision_stops_before_the_image(name):
         assert small(name, 3)(torch.rand(1, 3, 8, 8)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_backward_hooks_see_every_layer_that_learns(name):
+    model, seen = small(name), set()
+    leaves = [m for m in model.modules() if not list(m.children())]
+    for leaf in leaves:
+        leaf.register_full_backward_hook(lambda module, *_: seen.add(module))
+    model(torch.rand(1, 3, 9, 8)).sum().backward()
+    assert seen >= {leaf for leaf in leaves if any(p.requires_grad for p in leaf.parameters())}
+
+
 @pytest.mark.parametrize("name", ("IMDN_RTC", "IMDN_dw", "DRLN_slim"))
 def test_compiles_as_one_graph(name):
     """By AOTAutograd: all of torch.compile but the code that it generates."""
