@@ -124,7 +124,7 @@ def add_network_flags(parser: FlagParser) -> None:
         "--init",
         default="default",
         help="`default`: random; `interpolation`: near bilinear; or a file of weights to go on from, such as another"
-        " run's best.safetensors, a shallower network's, another scale's, or the IMDN authors' .pth",
+        " run's best.safetensors, of a network of other depth or scale too, or the IMDN authors' .pth",
     )
 
 

@@ -155,6 +155,13 @@ def test_a_layer_that_both_scales_have_is_taken_as_it_is(tmp_path):
     assert torch.equal(four_times.upsampler[0].weight, twice.upsampler[0].weight)
 
 
+def test_a_shallower_network_takes_the_first_blocks_of_a_deeper_one(model, tmp_path):
+    save_weights(tmp_path / "deep.safetensors", model, {"model": "IMDN", "hyperparameters": SIZES})
+    shallow = build_model("IMDN", **SIZES | {"num_modules": 1})
+    assert take_weights(shallow, "IMDN", tmp_path / "deep.safetensors", 3)[0] == len(shallow.state_dict())
+    assert torch.equal(shallow.fusion[0].weight, model.fusion[0].weight[:, :8])
+
+
 @needs_reference("weights/IMDN_x3_official.pth")
 def test_the_authors_file_loads_strictly():
     model, _ = load_model(reference("weights/IMDN_x3_official.pth"))

@@ -202,7 +202,7 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
 
 
 def take_weights(model: nn.Module, name: str, path: Path, scale: int) -> tuple[int, dict]:
-    """Gives a network the tensors of a file that fit it, so that a shallower network's or another scale's will do.
+    """Gives a network the tensors of a file that fit it, so that one of other depth or another scale will do.
 
     Args:
         name: the network's, a key of MODELS.
@@ -228,17 +228,19 @@ def take_weights(model: nn.Module, name: str, path: Path, scale: int) -> tuple[i
     for key in {"upsampler.0.weight", "upsampler.0.bias"} & fitting.keys():
         if fitting[key].shape != own[key].shape:  # alike in a DRLN at ×2 and ×4, which enlarges by 2 twice
             fitting[key] = rescaled(fitting[key], before, scale)
-    fitting = {key: widened(tensor, own[key].shape) for key, tensor in fitting.items()}
+    fitting = {key: of_as_many_blocks(tensor, own[key].shape) for key, tensor in fitting.items()}
     fitting = {key: tensor for key, tensor in fitting.items() if own[key].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
     return len(fitting), metadata
 
 
-def widened(kernel: Tensor, shape: torch.Size) -> Tensor:
-    """A conv that fuses fewer blocks made to fuse more: the new ones weigh nothing, so the network does as before."""
-    if kernel.ndim != 4 or kernel.shape[1] >= shape[1]:
+def of_as_many_blocks(kernel: Tensor, shape: torch.Size) -> Tensor:
+    """A conv that fuses blocks made to fuse another number: new ones weigh nothing, so that the network does as before,
+    and the last ones of too many are left out.
+    """
+    if kernel.ndim != 4:
         return kernel
-    return F.pad(kernel, (0, 0, 0, 0, 0, shape[1] - kernel.shape[1]))
+    return F.pad(kernel, (0, 0, 0, 0, 0, shape[1] - kernel.shape[1]))  # less than nothing crops
 
 
 def rescaled(kernel: Tensor, old: int, new: int) -> Tensor:
