@@ -179,7 +179,7 @@ def test_hooks_on_all_modules_see_the_layers(when):
     block, seen = IMDB(8), []
     handle = getattr(nn.modules.module, f"register_module_{when}_hook")(lambda module, *_: seen.append(module))
     try:
-        block(torch.randn(1, 8, 4, 4)).sum().backward()
+        block(torch.randn(1, 8, 4, 4, requires_grad=True)).sum().backward()
     finally:
         handle.remove()
     assert {block.c1, block.c2, block.c3, block.c4, block.c5} <= set(seen)

@@ -367,7 +367,7 @@ def test_backward_hooks_see_every_layer_that_learns(name):
     leaves = [m for m in model.modules() if not list(m.children())]
     for leaf in leaves:
         leaf.register_full_backward_hook(lambda module, *_: seen.add(module))
-    model(torch.rand(1, 3, 9, 8)).sum().backward()
+    model(torch.rand(1, 3, 9, 8, requires_grad=True)).sum().backward()
     assert seen >= {leaf for leaf in leaves if any(p.requires_grad for p in leaf.parameters())}
 
 
