@@ -146,11 +146,14 @@ def test_csv_holds_one_row_an_image(set5, capsys):
     assert sum(float(row[1]) for row in rows[1:]) == pytest.approx(result["kaggle_score"])
 
 
-def test_csv_of_other_images_is_refused(set5, capsys):
+def test_csv_of_other_scores_than_the_course_s_is_refused(set5, capsys):
+    for flags in (["--ensemble"], ["--protocol", "paper"], ["--benchmark", "Set5/original"]):
+        assert run("--csv", "ID_result.csv", *flags) == 1
+        assert "--csv is the course's file, of Set5 ×3" in capsys.readouterr().err
     (set5 / "original/baby.png").unlink()
     (set5 / "LRbicx3/babyx3.png").unlink()
     assert run("--csv", "ID_result.csv") == 1
-    assert "--csv is for Set5 ×3 by the course protocol; this is Set5, 4 images ×3" in capsys.readouterr().err
+    assert "this is Set5, 4 images ×3, course protocol\n" in capsys.readouterr().err
     assert not Path("ID_result.csv").exists()
 
 
@@ -317,7 +320,6 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--overwrite"], "--overwrite goes with --publish, --input"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--all", "--tile", "9"], "--tile does not go with --all"),
-        (["--csv", "a.csv", "--ensemble"], "--csv is the course's file for Set5; no --ensemble"),
         (["--csv", "photo.png"], "--csv photo.png: its name must end in .csv"),
         (["--compare", "c", "--hr", "a.png"], "--compare c: its name must end in .png or"),
         (["photo.png"], "unrecognized arguments: photo.png; --help"),

@@ -35,11 +35,8 @@ def test_float32_regions_keep_their_gradients(compiles):
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
 
-COMPILED = [(name, True) for name in MODELS]
-COMPILED += [(name, False) for name in ("IMDN", "DRLN", "DRLN_narrow", "DRLN_dw")]  # test_models.py has the others
-
-
-@pytest.mark.parametrize(("name", "bf16"), COMPILED)
+@pytest.mark.parametrize("bf16", (False, True))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_a_network_is_one_graph_to_the_compiler(name, bf16):
     torch.compiler.reset()
     modules = 3 if name == "DRLN" else 2
