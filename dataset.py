@@ -91,7 +91,7 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     lr_files = by_name(lr_files, partial(lr_name, scale=scale, hr_names=hr_files))
     if hr_files and not lr_files:
         raise DataError(
-            f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr makes them"
+            f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr {scale} makes them"
         )
     for have, want, where in ((hr_files, lr_files, lr_folder), (lr_files, hr_files, hr_folder)):
         if missing := natsorted(have.keys() - want.keys()):

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,9 @@ def add_network_flags(parser: FlagParser) -> None:
     )
     group.add_argument("--nf", type=int, help="features of --model")
     group.add_argument("--modules", type=int, help="blocks of --model")
-    group.add_argument("--scale", type=int, choices=(2, 3, 4), help="scale of --model")
+    group.add_argument(
+        "--scale", type=int, choices=(2, 3, 4), help="of which scale in checkpoint/ (default: 3), or of --model"
+    )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
 
@@ -106,12 +109,12 @@ def add_network_flags(parser: FlagParser) -> None:
 def add_scoring_flags(parser: FlagParser) -> None:
     group = parser.add_argument_group("scoring")
     group.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
-    group.add_argument("--set5", type=Path, help="folder with LRbicx3/ and original/ (default: Set5, or fetched)")
+    group.add_argument("--set5", type=Path, help="folder with original/ and, for ×3, LRbicx3/ (default: Set5)")
     group.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
     group.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
-    group.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs")
-    group.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training")
+    group.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs, ×3")
+    group.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training, ×3")
     group.add_argument("--training", action="store_true", help="with --all: how each was trained, from its metadata")
     group.add_argument(
         "--publish", action="store_true", help="score --checkpoint by both protocols and copy it to checkpoint/"
@@ -246,17 +249,23 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
 def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkSet:
     """--set5, or Set5, fetched where absent; scikit-image's photos with no network."""
     root = args.set5 or DEFAULT_SET5
-    if not args.set5 and not root.exists():
-        try:
-            print(f"Set5 is not here; fetching it into {root}/", file=sys.stderr)
-            fetch_set5(root)
-        except DownloadError as error:
-            if args.csv:
-                raise DataError(f"--csv needs Set5, which could not be fetched ({error}); give --set5 DIR") from error
-            print(f"Set5 could not be fetched ({error}); --set5 DIR scores one that is here", file=sys.stderr)
-            print("scoring scikit-image's photos instead", file=sys.stderr)
-            return BenchmarkSet.sample(scale)
+    if not args.set5 and not root.exists() and (failure := fetch_failure(root.absolute())):
+        if args.csv:
+            raise DataError(f"--csv needs Set5, which could not be fetched ({failure}); give --set5 DIR")
+        return BenchmarkSet.sample(scale)
     return BenchmarkSet.from_set5(root, scale, make_lr=protocol == "paper")
+
+
+@cache  # one attempt, however many scales and protocols are scored
+def fetch_failure(root: Path) -> DownloadError | None:
+    """Fetches Set5 into a folder, and tells of it; why it could not, if so."""
+    print(f"Set5 is not here; fetching it into {root}/", file=sys.stderr)
+    try:
+        fetch_set5(root)
+    except DownloadError as error:
+        print(f"Set5 could not be fetched ({error}); give --set5 DIR to score one that is here", file=sys.stderr)
+        print("without it scikit-image's photos take its place", file=sys.stderr)
+        return error
 
 
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
@@ -290,11 +299,15 @@ def published_file(args: argparse.Namespace) -> Path:
     found = [file for file in published_files() if wanted.items() <= described_network(file).items()]
     if DEFAULT_CHECKPOINT in found:
         return DEFAULT_CHECKPOINT
+    if args.scale is None:
+        found = [file for file in found if described_network(file).get("scale") == 3] or found
     if len(found) != 1:
-        how_many, these = ("several", found) if found else ("no", published_files())
+        fitting = {file: len(wanted.items() & described_network(file).items()) for file in published_files()}
+        nearest = [file for file, count in fitting.items() if count == max(fitting.values())]
+        how_many, these = ("several", found) if found else ("no", nearest)
         raise CheckpointError(
-            f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; --model, --nf and --modules choose among"
-            f" {', '.join(file.stem for file in these)}; --checkpoint names other files, --cost-only needs none"
+            f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; --model, --nf, --modules and --scale choose"
+            f" among {', '.join(file.stem for file in these)}; --checkpoint names other files, --cost-only needs none"
         )
     return found[0]
 

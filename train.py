@@ -160,7 +160,7 @@ def add_data_flags(parser: FlagParser) -> None:
     )
     group.add_argument("--valid-patch", type=at_least_1, default=240, help="side of a validation patch, HR pixels")
     group.add_argument("--valid-repeat", type=at_least_1, default=5, help="validation patches an image")
-    group.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with LRbicx3/ and original/, if present")
+    group.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with original/ and, for ×3, LRbicx3/")
     group.add_argument(
         "--cache",
         choices=("auto", "disk", "ram", "device"),
@@ -704,7 +704,9 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         model.start_from_interpolation()
     elif args.init != "default":
         taken, metadata = take_weights(model, args.model, Path(args.init), run.hyperparameters["scale"])
-        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}")
+        own, other = run.hyperparameters["scale"], metadata.get("hyperparameters", {}).get("scale")
+        rescaled = "" if other in (None, own) else f", of ×{other} and interpolated to ×{own}"
+        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}{rescaled}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
         if not run.commands:  # others' weights, which do not say how they were trained

@@ -183,7 +183,7 @@ def test_a_named_network_is_that_of_checkpoint(set5, published, monkeypatch, cap
     )
     assert run("--model", "IMDN_dw") == 1
     assert (
-        "several weights of model=IMDN_dw; --model, --nf and --modules choose among IMDN_dw_nf8_m1_x3"
+        "several weights of model=IMDN_dw; --model, --nf, --modules and --scale choose among IMDN_dw_nf8_m1_x3"
         in capsys.readouterr().err
     )
     capsys.readouterr()
@@ -192,6 +192,18 @@ def test_a_named_network_is_that_of_checkpoint(set5, published, monkeypatch, cap
         assert run_json(capsys, *fits)["hyperparameters"]["num_modules"] == 1
     assert run("--model", "DRLN_slim") == 1
     assert "holds no weights of model=DRLN_slim; " in capsys.readouterr().err
+
+
+def test_without_a_scale_that_of_three_is_taken(set5, published, capsys):
+    for scale in (2, 3, 4):
+        sizes = SIZES | {"scale": scale}
+        described = RUN | {"model": "IMDN_dw", "hyperparameters": sizes}
+        save_weights(published / f"IMDN_dw_nf8_m1_x{scale}.safetensors", build_model("IMDN_dw", **sizes), described)
+    assert [run_json(capsys, "--model", "IMDN_dw", *flags)["scale"] for flags in ((), ("--scale", 2))] == [3, 2]
+    assert run_json(capsys, "--scale", 4)["scale"] == 4
+    assert run("--model", "IMDN_RTC", "--scale", 4) == 1
+    error = capsys.readouterr().err
+    assert "holds no weights of model=IMDN_RTC scale=4; " in error and "_x4" in error and "_x2" not in error
 
 
 def test_the_ensemble_is_scored_and_costs_eight_times_as_much(set5, capsys):
@@ -271,7 +283,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     assert "--csv needs Set5, which could not be fetched (no network)" in capsys.readouterr().err
     assert not Path("Set5").exists() and not Path("ID_result.csv").exists()
     assert run("--all") == 0
-    assert "report" not in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "report" not in out and "could not be fetched" not in err  # told above, and tried once
     assert run("--all", "--plot", "plot.png") == 1
     assert "and there are none here" in capsys.readouterr().err and not Path("plot.png").exists()
 
@@ -338,7 +351,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     ("flags", "says"),
     [
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
-        (["--nf", "12"], "holds no weights of nf=12; --model, --nf and --modules choose among tiny"),
+        (["--nf", "12"], "holds no weights of nf=12; --model, --nf, --modules and --scale choose among tiny"),
         (["--checkpoint", "Set5"], "Set5 is a folder; give a file"),
         (["--checkpoint", "model.onnx"], "model.onnx cannot be read as a checkpoint: it is for demo.py --backend onnx"),
         (["--set5", "nowhere"], "nowhere has no LRbicx3/"),

@@ -12,9 +12,9 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 from utils.export import OnnxNetwork, export_onnx  # noqa: E402
 
 
-def small(name: str) -> tuple[torch.nn.Module, dict]:
+def small(name: str, scale: int = 3) -> tuple[torch.nn.Module, dict]:
     torch.manual_seed(0)
-    sizes = {"nf": 16 if name == "DRLN" else 8, "num_modules": 4, "scale": 3}
+    sizes = {"nf": 16 if name == "DRLN" else 8, "num_modules": 4, "scale": scale}
     return build_model(name, **sizes).eval(), {"model": name, "hyperparameters": sizes}
 
 
@@ -30,11 +30,12 @@ def test_exported_networks_are_those_of_pytorch_at_any_size(name, tmp_path):
             assert (model(lr) - exported(lr)).abs().max() < 1e-4
 
 
-def test_tiles_run_through_onnxruntime(tmp_path):
-    model, metadata = small("IMDN_RTC")
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_tiles_run_through_onnxruntime(scale, tmp_path):
+    model, metadata = small("IMDN_RTC", scale)
     export_onnx(model, tmp_path / "m.onnx", metadata)
     image = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
-    ours, theirs = (super_resolve(m, image, 3, tile=100) for m in (model, OnnxNetwork(tmp_path / "m.onnx")))
+    ours, theirs = (super_resolve(m, image, scale, tile=100) for m in (model, OnnxNetwork(tmp_path / "m.onnx")))
     assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 

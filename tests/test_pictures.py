@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -55,10 +56,11 @@ def test_table_of_a_network_that_the_report_lacks():
     assert "| IMDN_dw | 44 | 6 | ×3 | 10.216 | 0.081345 | 31.500 | – | – |" in results_table([result(nf=44)])
 
 
-def test_another_scale_is_not_set_beside_the_report():
-    lines = results_table([result(), result(scale=2), result("IMDN", 64, scale=2)]).splitlines()
-    assert "| IMDN_dw | 40 | 6 | ×2 | 10.216 | 0.081345 | 31.500 | – | – |" in lines
+def test_other_scales_follow_the_report_s_and_are_not_set_beside_it():
+    lines = results_table([result(scale=4), result(scale=2), result(), result("IMDN", 64, scale=2)]).splitlines()
     assert "| IMDN | 64 | 6 | ×3 | 91.503 | 0.703059 | – | 32.274 | – |" in lines
+    assert "| IMDN_dw | 40 | 6 | ×2 | 10.216 | 0.081345 | 31.500 | – | – |" in lines
+    assert re.findall("×.", "".join(lines)) == ["×3"] * len(REPORT) + ["×2", "×2", "×4"]
 
 
 def test_the_crop_is_where_images_differ_most():

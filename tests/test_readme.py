@@ -110,16 +110,17 @@ def fill_workplace() -> None:
     metadata["curve"] = [{"iteration": 1, "hours": 0.1, "valid_psnr_db": 30.0, "set5_psnr_db": 31.0}]
     metadata |= {"iterations": 1, "hours": 0.1, "hardware": "-", "seed": 0}
     networks = {
-        "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10),
-        f"{TRAINED}/best": ("IMDN_dw", 40, 6),
-        "checkpoint/IMDN_dw_nf32_m11_x3": ("IMDN_dw", 32, 11),
-        "checkpoint/IMDN_dw_nf40_m6_x3": ("IMDN_dw", 40, 6),
-        "runs/long/best": ("IMDN", 20, 6),
-        "runs/mine/best": ("IMDN_dw", 32, 10),
-        "runs/sample/best": ("IMDN_dw", 32, 10),
+        "checkpoint/IMDN_dw_nf32_m10_x2": ("IMDN_dw", 32, 10, 2),
+        "checkpoint/IMDN_dw_nf32_m10_x3": ("IMDN_dw", 32, 10, 3),
+        f"{TRAINED}/best": ("IMDN_dw", 40, 6, 3),
+        "checkpoint/IMDN_dw_nf32_m11_x3": ("IMDN_dw", 32, 11, 3),
+        "checkpoint/IMDN_dw_nf40_m6_x3": ("IMDN_dw", 40, 6, 3),
+        "runs/long/best": ("IMDN", 20, 6, 3),
+        "runs/mine/best": ("IMDN_dw", 32, 10, 3),
+        "runs/sample/best": ("IMDN_dw", 32, 10, 3),
     }
-    for file, (name, nf, modules) in networks.items():
-        sizes = {"nf": nf, "num_modules": modules, "scale": 3}
+    for file, (name, nf, modules, scale) in networks.items():
+        sizes = {"nf": nf, "num_modules": modules, "scale": scale}
         described = metadata | {"model": name, "hyperparameters": sizes}
         save_weights(Path(f"{file}.safetensors"), build_model(name, **sizes), described)
 

@@ -83,11 +83,12 @@ def test_tiled_equals_whole_where_no_layer_looks_at_all_of_it(size, tile, batch,
     assert dtype != np.uint8 or (whole != expected).mean() < 0.01
 
 
-def test_a_network_without_attention_is_the_same_in_tiles():
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_a_network_without_attention_is_the_same_in_tiles(scale):
     torch.manual_seed(0)
-    model, image = build_model("IMDN_RTC", nf=8, num_modules=2).eval(), random_image(90, 101)
+    model, image = build_model("IMDN_RTC", nf=8, num_modules=2, scale=scale).eval(), random_image(90, 101)
     assert receptive_margin(model) == 1 + 2 * 4 + 1
-    tiled, whole = (super_resolve(model, image, 3, tile=tile) for tile in (60, 1000))
+    tiled, whole = (super_resolve(model, image, scale, tile=tile) for tile in (60, 1000))
     assert np.abs(tiled.astype(int) - whole).max() <= 1
 
 

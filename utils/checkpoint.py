@@ -185,7 +185,9 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
     stored = {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
     for key, value in {"model": name, **hyperparameters}.items():
         if None not in (value, stored.get(key)) and value != stored[key]:
-            raise CheckpointError(f"{path} holds {key} {stored[key]}, not {value}; leave that flag out")
+            raise CheckpointError(
+                f"{path} holds {key} {stored[key]}, not {value}; leave that flag out or give other weights"
+            )
     name = name or stored["model"]
     if name is None:
         raise CheckpointError(

@@ -29,7 +29,7 @@ def is_reports_benchmark(result: dict) -> bool:
 
 
 def results_table(results: Sequence[dict]) -> str:
-    """Markdown, one row a network, cheapest first; what was not measured is –.
+    """Markdown, one row a network, those of the report's ×3 first, then by scale and FLOPs; what was not measured is –.
 
     Args:
         results: each with model, hyperparameters, scale, protocol, ensemble (whether of eight views), images, flops_g,
@@ -47,17 +47,13 @@ def results_table(results: Sequence[dict]) -> str:
         row += [f"{result['average_psnr_db']:.3f}"] + [f"{result['ssim']:.4f}" if "ssim" in result else "–"] * with_ssim
         if with_report:
             row += beside_report(result)
-        rows.append((result["flops_g"], row))
+        rows.append(((result["scale"] != 3, result["scale"], result["flops_g"]), row))
     if with_report:
         trained = {network_key(result) for result in results if is_reports_benchmark(result)}
         for (name, nf, modules), (flops_g, params_m, psnr_db) in REPORT.items():
             if (name, nf, modules) not in trained:
-                rows.append(
-                    (
-                        flops_g,
-                        [name, nf, modules, "×3", f"{flops_g:.3f}", f"{params_m:.6f}", "–", f"{psnr_db:.3f}", "–"],
-                    )
-                )
+                row = [name, nf, modules, "×3", f"{flops_g:.3f}", f"{params_m:.6f}", "–", f"{psnr_db:.3f}", "–"]
+                rows.append(((False, 3, flops_g), row))
     return markdown(header, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 

@@ -145,7 +145,9 @@ def super_resolve(
     height, width = image.shape[:2]
     margin = receptive_margin(model)
     longest = tile or max(min(math.isqrt(TILE_BYTES // bytes_per_pixel(model)), 1024), 4 * margin + 32)
-    rows, columns = (plan_spans(length, longest, margin) for length in (height, width))
+    strip_bytes = 2 * 12 * scale**2 * width  # of one LR row: float32 RGB, as it is summed up and as it is finished
+    tallest = tile or min(longest, max(TILE_BYTES // strip_bytes, 4 * margin + 32))
+    rows, columns = plan_spans(height, tallest, margin), plan_spans(width, longest, margin)
     batch = batch or tiles_at_once(rows[0].stop * columns[0].stop * bytes_per_pixel(model), device)
     peak = float(np.iinfo(image.dtype).max)
     out = np.empty((height * scale, width * scale, 3), image.dtype)

@@ -64,7 +64,13 @@ def build_page(networks: dict[str, Upscaler]):
                 button = gr.Button("Upscale", variant="primary", elem_id="run")
                 told = gr.Textbox(label="What was done", interactive=False, elem_id="told")
                 download = gr.DownloadButton("Download", interactive=False, elem_id="download")
-        slider = gr.ImageSlider(label="Bicubic | network", type="numpy", elem_id="slider", max_height=900)
+        slider = gr.ImageSlider(
+            label="Bicubic | network",
+            type="numpy",
+            format="png",  # the default, WebP, ends at 16383 pixels a side
+            elem_id="slider",
+            max_height=900,
+        )
         button.click(run, [upload, network], [slider, told, download])
     page.results = results  # removed with the page
     return page
