@@ -413,7 +413,12 @@ def print_training() -> None:
     print(training_table(published))
     for name, metadata in published.items():
         print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")
-        for leg in metadata["commands"]:
+        legs, origin = metadata["commands"], (metadata.get("started_from") or {}).get("network")
+        before = published[origin]["commands"] if origin in published else []
+        if before and legs[: len(before)] == before:
+            print(f"  what {origin} had, and then")
+            legs = legs[len(before) :]
+        for leg in legs:
             torchrun = f", {n} processes of torchrun" if (n := leg.get("processes", 1)) > 1 else ""
             print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}{torchrun}: {leg['command']}")
 

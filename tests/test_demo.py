@@ -240,6 +240,21 @@ def test_all_training_tells_how_each_was_made(published, capsys):
     assert "other does not say how it was trained" in said.err and said.out == out
 
 
+def test_all_training_does_not_repeat_another_network_s_legs(published, capsys):
+    leg = {"command": "python train.py --epochs 9", "commit": "0" * 40, "from_iteration": 0}
+    metadata = RUN | {"commands": [leg], "iterations": 70, "hours": 1.5, "hardware": "a CPU", "seed": 3, "metrics": {}}
+    network = build_model("IMDN_RTC", **SIZES)
+    save_weights(published / "tiny.safetensors", network, metadata)
+    more = {"commands": [leg, leg | {"from_iteration": 70}], "started_from": {"network": "tiny", "iterations": 70}}
+    save_weights(published / "wide.safetensors", network, metadata | more)
+    assert run("--all", "--training") == 0
+    out = capsys.readouterr().out
+    assert "  what tiny had, and then\n  from iteration 70" in out and out.count("from iteration 0,") == 1
+    save_weights(published / "tiny.safetensors", network, metadata | {"commands": [leg | {"commit": "1" * 40}]})
+    assert run("--all", "--training") == 0
+    assert capsys.readouterr().out.count("from iteration 0,") == 2  # tiny was trained anew
+
+
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):
     assert run("--model", "IMDN_dw", "--nf", 40, "--modules", 6, "--cost-only") == 0
     assert capsys.readouterr().out == "IMDN_dw nf=40 num_modules=6 scale=3\nFLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n"
