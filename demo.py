@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def add_network_flags(parser: FlagParser) -> None:
     group.add_argument("--nf", type=int, help="features of --model")
     group.add_argument("--modules", type=int, help="blocks of --model")
     group.add_argument(
-        "--scale", type=int, choices=(2, 3, 4), help="of which scale in checkpoint/ (default: 3), or of --model"
+        "--scale", type=int, choices=(2, 3, 4), help="chooses in checkpoint/ (default: 3), or is that of --model"
     )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
@@ -109,7 +110,9 @@ def add_network_flags(parser: FlagParser) -> None:
 def add_scoring_flags(parser: FlagParser) -> None:
     group = parser.add_argument_group("scoring")
     group.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
-    group.add_argument("--set5", type=Path, help="folder with original/ and, for ×3, LRbicx3/ (default: Set5)")
+    group.add_argument(
+        "--set5", type=Path, help="folder with original/ and, for ×3, LRbicx3/ (default: Set5, else fetched)"
+    )
     group.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
     group.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
@@ -257,15 +260,15 @@ def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkS
 
 
 @cache  # one attempt, however many scales and protocols are scored
-def fetch_failure(root: Path) -> DownloadError | None:
-    """Fetches Set5 into a folder, and tells of it; why it could not, if so."""
+def fetch_failure(root: Path) -> str | None:
+    """Tries to fetch Set5 into a folder, and tells of it; why that failed, or None."""
     print(f"Set5 is not here; fetching it into {root}/", file=sys.stderr)
     try:
         fetch_set5(root)
     except DownloadError as error:
-        print(f"Set5 could not be fetched ({error}); give --set5 DIR to score one that is here", file=sys.stderr)
-        print("without it scikit-image's photos take its place", file=sys.stderr)
-        return error
+        print(f"Set5 could not be fetched ({error}); --set5 DIR scores one that is here,", file=sys.stderr)
+        print("else scores are those of scikit-image's photos", file=sys.stderr)
+        return str(error)
 
 
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
@@ -292,7 +295,10 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
 
 
 def published_file(args: argparse.Namespace) -> Path:
-    """The weights in checkpoint/ of --model, --nf, --modules and --scale, if given; the default ones where they fit."""
+    """The weights in checkpoint/ of --model, --nf, --modules and --scale, as far as they are given.
+
+    The default ones where they fit, else the only ones, of ×3 where no scale is given.
+    """
     named = {"model": args.model, **sizes(args)}
     if not (wanted := {key: value for key, value in named.items() if value is not None}):
         return DEFAULT_CHECKPOINT
@@ -301,15 +307,22 @@ def published_file(args: argparse.Namespace) -> Path:
         return DEFAULT_CHECKPOINT
     if args.scale is None:
         found = [file for file in found if described_network(file).get("scale") == 3] or found
-    if len(found) != 1:
-        fitting = {file: len(wanted.items() & described_network(file).items()) for file in published_files()}
-        nearest = [file for file, count in fitting.items() if count == max(fitting.values())]
-        how_many, these = ("several", found) if found else ("no", nearest)
-        raise CheckpointError(
-            f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; --model, --nf, --modules and --scale choose"
-            f" among {', '.join(file.stem for file in these)}; --checkpoint names other files, --cost-only needs none"
-        )
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        how_many, these = "several", f"--model, --nf, --modules and --scale choose among {names_of(found)}"
+    else:
+        in_common = {file: len(wanted.items() & described_network(file).items()) for file in published_files()}
+        nearest = [file for file, count in in_common.items() if count == max(in_common.values())]
+        how_many, these = "no", f"the nearest are {names_of(nearest)}"
+    raise CheckpointError(
+        f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; {these}; --checkpoint names other files,"
+        " --cost-only needs none"
+    )
+
+
+def names_of(files: Sequence[Path]) -> str:
+    return ", ".join(file.stem for file in files)
 
 
 def described_network(file: Path) -> dict:
@@ -405,7 +418,10 @@ def published_files() -> list[Path]:
 
 
 def print_training() -> None:
-    """How everything in checkpoint/ was trained: a table, then each leg's command and commit."""
+    """How everything in checkpoint/ was trained: a table, then each leg's command and commit.
+
+    Legs that a network shares with the one it began as are counted, not told again.
+    """
     published = {file.stem: read_weights(file)[1] for file in published_files()}
     for name in [name for name, metadata in published.items() if not metadata.get("commands")]:
         print(f"{name} does not say how it was trained", file=sys.stderr)
@@ -414,13 +430,18 @@ def print_training() -> None:
     for name, metadata in published.items():
         print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")
         legs, origin = metadata["commands"], (metadata.get("started_from") or {}).get("network")
-        before = published[origin]["commands"] if origin in published else []
-        if before and legs[: len(before)] == before:
-            print(f"  what {origin} had, and then")
-            legs = legs[len(before) :]
-        for leg in legs:
+        shared = legs_in_common(legs, published[origin]["commands"]) if origin in published else 0
+        if shared:
+            print(f"  the first legs of {origin}, {shared} in all, and then")
+        for leg in legs[shared:]:
             torchrun = f", {n} processes of torchrun" if (n := leg.get("processes", 1)) > 1 else ""
             print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}{torchrun}: {leg['command']}")
+
+
+def legs_in_common(legs: Sequence[dict], others: Sequence[dict]) -> int:
+    """How many legs two networks share from the first on."""
+    told = [[(leg["from_iteration"], leg["commit"], leg["command"]) for leg in each] for each in (legs, others)]
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*told)))
 
 
 def score_all(args: argparse.Namespace) -> None:

@@ -160,7 +160,9 @@ def add_data_flags(parser: FlagParser) -> None:
     )
     group.add_argument("--valid-patch", type=at_least_1, default=240, help="side of a validation patch, HR pixels")
     group.add_argument("--valid-repeat", type=at_least_1, default=5, help="validation patches an image")
-    group.add_argument("--set5", type=Path, default=Path("Set5"), help="folder with original/ and, for ×3, LRbicx3/")
+    group.add_argument(
+        "--set5", type=Path, default=Path("Set5"), help="folder with original/ and, for ×3, LRbicx3/; scored if present"
+    )
     group.add_argument(
         "--cache",
         choices=("auto", "disk", "ram", "device"),
@@ -668,8 +670,8 @@ class Run:
 
     Attributes:
         base: what the weights had behind them where --init names a file: iterations, hours, their curve and, where a
-            network of other sizes came first, which one, the iterations up to its end (None: it does not say) and what
-            came before it in turn.
+            network of other sizes or scale came first, which one, the iterations up to its end (None: it does not
+            say) and what came before it in turn.
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run's earlier legs.
         validated_on: names of the validation images, which the best is the best on.
@@ -704,9 +706,10 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         model.start_from_interpolation()
     elif args.init != "default":
         taken, metadata = take_weights(model, args.model, Path(args.init), run.hyperparameters["scale"])
-        own, other = run.hyperparameters["scale"], metadata.get("hyperparameters", {}).get("scale")
-        rescaled = "" if other in (None, own) else f", of ×{other} and interpolated to ×{own}"
-        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}{rescaled}")
+        own = run.hyperparameters["scale"]
+        before = metadata.get("hyperparameters", {}).get("scale", own)
+        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}", end="")
+        print("" if before == own else f", which is of ×{before}; --scale makes this network ×{own}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
         if not run.commands:  # others' weights, which do not say how they were trained

@@ -245,14 +245,19 @@ def test_all_training_does_not_repeat_another_network_s_legs(published, capsys):
     metadata = RUN | {"commands": [leg], "iterations": 70, "hours": 1.5, "hardware": "a CPU", "seed": 3, "metrics": {}}
     network = build_model("IMDN_RTC", **SIZES)
     save_weights(published / "tiny.safetensors", network, metadata)
-    more = {"commands": [leg, leg | {"from_iteration": 70}], "started_from": {"network": "tiny", "iterations": 70}}
+    copied = leg | {"hardware": "a CPU"}  # as train.py copies it
+    more = {"commands": [copied, leg | {"from_iteration": 70}], "started_from": {"network": "tiny", "iterations": 70}}
     save_weights(published / "wide.safetensors", network, metadata | more)
-    assert run("--all", "--training") == 0
-    out = capsys.readouterr().out
-    assert "  what tiny had, and then\n  from iteration 70" in out and out.count("from iteration 0,") == 1
-    save_weights(published / "tiny.safetensors", network, metadata | {"commands": [leg | {"commit": "1" * 40}]})
-    assert run("--all", "--training") == 0
-    assert capsys.readouterr().out.count("from iteration 0,") == 2  # tiny was trained anew
+    for commands, times in (
+        ([leg], 1),
+        ([leg, leg | {"from_iteration": 71}], 1),  # tiny was trained on
+        ([leg | {"commit": "1" * 40}], 2),  # and anew
+    ):
+        save_weights(published / "tiny.safetensors", network, metadata | {"commands": commands})
+        assert run("--all", "--training") == 0
+        out = capsys.readouterr().out
+        assert out.count("from iteration 0,") == times
+        assert ("  the first legs of tiny, 1 in all, and then\n  from iteration 70" in out) == (times == 1)
 
 
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):
@@ -366,7 +371,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     ("flags", "says"),
     [
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
-        (["--nf", "12"], "holds no weights of nf=12; --model, --nf, --modules and --scale choose among tiny"),
+        (["--nf", "12"], "holds no weights of nf=12; the nearest are tiny"),
         (["--checkpoint", "Set5"], "Set5 is a folder; give a file"),
         (["--checkpoint", "model.onnx"], "model.onnx cannot be read as a checkpoint: it is for demo.py --backend onnx"),
         (["--set5", "nowhere"], "nowhere has no LRbicx3/"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+import utils.tiling as tiling
 from models import MODELS, build_model
 from models.chain import layers_apart
 from utils.tiling import (
@@ -90,6 +91,20 @@ def test_a_network_without_attention_is_the_same_in_tiles(scale):
     assert receptive_margin(model) == 1 + 2 * 4 + 1
     tiled, whole = (super_resolve(model, image, scale, tile=tile) for tile in (60, 1000))
     assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_rows_of_tiles_are_lower_where_a_picture_is_wide(monkeypatch):
+    monkeypatch.setattr(tiling, "TILE_BYTES", 4 << 20)
+    row, heights = tiling.super_resolve_row, []
+    monkeypatch.setattr(tiling, "super_resolve_row", lambda *given: heights.append(len(given[1])) or row(*given))
+    model = small_conv()
+    for width, fits in ((100, False), (300, True)):  # of 300 pixels some 64 rows fit, of 216 bytes a pixel
+        image = random_image(150, width)
+        tiled = super_resolve(model, image, 3)
+        assert (max(heights) <= 64) == fits and max(heights) <= 98  # a side of the square that fits otherwise
+        heights.clear()
+        assert np.abs(tiled.astype(int) - super_resolve(model, image, 3, tile=1000)).max() <= 1
+        heights.clear()
 
 
 @pytest.mark.parametrize("name", MODELS)

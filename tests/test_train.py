@@ -530,7 +530,7 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
     assert (first["iteration"], last["iteration"]) == (3, after[1]["iterations"]) and first["hours"] <= last["hours"]
     assert after[1]["hours"] >= before[1]["hours"]
     run(decoded, tmp_path / "deeper", "--epochs", "1", "--modules", "2", *flags)
-    assert "tensors start from" in capsys.readouterr().out
+    assert f"tensors start from {weights}\n" in capsys.readouterr().out
     deeper = load_model(tmp_path / "deeper/best.safetensors")[1]
     assert deeper["iterations"] == before[1]["iterations"] + 3
     assert len(deeper["curve"]) == 1  # no other network's scores

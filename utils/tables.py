@@ -88,7 +88,7 @@ def training_table(published: dict[str, dict]) -> str:
 
 
 def origins_of(started_from: dict | None) -> Iterator[str]:
-    """The networks of other sizes that came before, the last one first, with the iterations of each."""
+    """The networks of other sizes or scales that came before, the last one first, with the iterations of each."""
     while started_from:
         before = started_from.get("before")
         if started_from["iterations"] is None:

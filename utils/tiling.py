@@ -133,7 +133,8 @@ def super_resolve(
     Args:
         model: in evaluation mode, on the device to use.
         image: (H, W, 3) RGB, uint8 or uint16.
-        tile: longest side in LR pixels; by default of some 768 MB, or for a deep network four margins and 32 more.
+        tile: longest side in LR pixels; by default of some 768 MB, lower where the picture is wide, or for a deep
+            network four margins and 32 more.
         batch: tiles at once; by default what fits in free memory.
         dtype: float32, or bfloat16 or float16 for autocast.
     Returns:
@@ -163,7 +164,8 @@ def super_resolve(
             strip[:, : carried.shape[1]] += carried
         finished = strip[:, : bottom - top].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0)
         out[top:bottom] = (finished.byte() if image.dtype == np.uint8 else finished).cpu().numpy()
-        carried = strip[:, bottom - top : row.after[1] * scale - top] if row.after else None
+        carried = strip[:, bottom - top : row.after[1] * scale - top].clone() if row.after else None
+        del strip, finished  # or they would be in memory beside those of the next row
     return out
 
 
