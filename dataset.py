@@ -91,7 +91,8 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     lr_files = by_name(lr_files, partial(lr_name, scale=scale, hr_names=hr_files))
     if hr_files and not lr_files:
         raise DataError(
-            f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr {scale} makes them"
+            f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr {scale} makes them,"
+            " in a --pathTo of its own"
         )
     for have, want, where in ((hr_files, lr_files, lr_folder), (lr_files, hr_files, hr_folder)):
         if missing := natsorted(have.keys() - want.keys()):
@@ -260,11 +261,12 @@ class PairedPatches:
         flag = "--valid-patch" if split == "validation" else "--patch"
         for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
             check_sizes(pair, lr, hr, scale, split)
-            if min(hr[:2]) < patch_size:
-                raise DataError(
-                    f"{split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {patch_size} pixel patch"
-                    f" ({describe(pair)}); give a smaller {flag} or remove it"
-                )
+        if small := [(pair, hr) for pair, hr in zip(self.pairs, self.hr.shapes) if min(hr[:2]) < patch_size]:
+            (pair, hr), more = small[0], len(small) - 1
+            raise DataError(
+                f"{split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {patch_size} pixel patch"
+                f" ({describe(pair)}){f', and {more} more' * bool(more)}; give a smaller {flag} or remove it"
+            )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
         scale_to_share(weights, self.photo_count, noise)

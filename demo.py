@@ -596,7 +596,8 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             if getattr(error, "errno", None) in CANNOT_WRITE:
                 problems[-1] += "; those after it were not tried"
                 break
-    print(f"{written} written, {len(problems)} failed{other_files(args)}: {args.output}")
+    where = jobs[0][1] if len(jobs) == 1 else args.output
+    print(f"{written} written, {len(problems)} failed{other_files(args)}: {where}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0

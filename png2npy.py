@@ -293,7 +293,21 @@ def decode(args: argparse.Namespace) -> int:
     failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
     print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")
     tell_sets(args.pathTo)
+    tell_leftovers(jobs, args.pathTo)
     return report(problems)
+
+
+def tell_leftovers(jobs: list[Job], root: Path) -> None:
+    """Tells of HR images beside those of this command, such as of photos that were moved since or removed."""
+    targets = {job.npy for job in jobs}
+    folders = {npy.parent for npy in targets if npy.parent.name.endswith("_HR")}
+    others = natsorted(set().union(*(folder.glob("[!.]*.npy") for folder in folders)) - targets, key=str)
+    if others:
+        print(
+            f"warning: {root} holds {len(others)} HR images that this command does not make, such as {others[0]};"
+            " if their photos are gone or in another folder now, delete them, or training uses them",
+            file=sys.stderr,
+        )
 
 
 def report(problems: list[str]) -> int:

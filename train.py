@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,15 @@ from dataset import (
 )
 from models import MODELS, build_model, chain, complete_hyperparameters, tail
 from models.blocks import SeparableConv
-from utils.checkpoint import CheckpointError, load_state, network_name, save_state, save_weights, take_weights
+from utils.checkpoint import (
+    CheckpointError,
+    load_state,
+    network_name,
+    read_weights,
+    save_state,
+    save_weights,
+    take_weights,
+)
 from utils.cost import count_cost
 from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
@@ -116,10 +124,10 @@ def make_parser() -> FlagParser:
 
 def add_network_flags(parser: FlagParser) -> None:
     group = parser.add_argument_group("network (default sizes: those of its class in models/)")
-    group.add_argument("--model", choices=list(MODELS), default="IMDN_dw")
-    group.add_argument("--nf", type=int, help="features")
-    group.add_argument("--modules", type=int, help="blocks")
-    group.add_argument("--scale", type=int, choices=(2, 3, 4), default=3)
+    group.add_argument("--model", choices=list(MODELS), help="default: of --init's file, or IMDN_dw")
+    group.add_argument("--nf", type=int, help="features (default: of --init's file, or the model's own)")
+    group.add_argument("--modules", type=int, help="blocks (default: of --init's file, or the model's own)")
+    group.add_argument("--scale", type=int, choices=(2, 3, 4), help="default: of --init's file, or 3")
     group.add_argument(
         "--init",
         default="default",
@@ -250,6 +258,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     parser = make_parser()
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
+    complete_network(args)
     state, is_auto = None, args.resume == AUTO
     if is_auto:
         args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
@@ -281,6 +290,21 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
     complete_args(parser, args)
     return args, state
+
+
+def complete_network(args: argparse.Namespace) -> None:
+    """Fills in what is not given of --model, --nf, --modules and --scale, from the file of --init or by default."""
+    described = {}
+    if args.init not in ("default", "interpolation"):
+        with suppress(CheckpointError):  # told when its weights are taken
+            metadata = read_weights(Path(args.init))[1]
+            described = {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
+    args.model = args.model or described.get("model") or "IMDN_dw"
+    same_family = described.get("model") == args.model
+    for flag, key in (("nf", "nf"), ("modules", "num_modules"), ("scale", "scale")):
+        if getattr(args, flag) is None and same_family:
+            setattr(args, flag, described.get(key))
+    args.scale = args.scale or 3
 
 
 def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
@@ -389,8 +413,11 @@ def why_empty(root: Path, scale: int) -> str:
     if sets := sets_below(root):
         return f"--data {root} holds sets in folders of their own; name them: --data {shlex.join(map(str, sets))}"
     if list_images(root, recursive=True):
-        decode = f"python png2npy.py --pathFrom {root} --pathTo {root}_decoded"
-        return f"--data {root} holds images; decode them: {decode} (--make-lr {scale} where LR images are missing)"
+        tree = root.parent if root.name.endswith("_HR") else root
+        move = f"move them into {tree}/{tree.name}_train_HR and {tree}/{tree.name}_valid_HR, then "
+        decode = f"decode them: python png2npy.py --pathFrom {tree} --pathTo {tree}_decoded"
+        lr = f"(--make-lr {scale} where LR images are missing)"
+        return f"--data {root} holds images; {move if list_images(tree) else ''}{decode} {lr}"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
 
 
@@ -706,15 +733,14 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         model.start_from_interpolation()
     elif args.init != "default":
         taken, metadata = take_weights(model, args.model, Path(args.init), run.hyperparameters["scale"])
-        own = run.hyperparameters["scale"]
-        before = metadata.get("hyperparameters", {}).get("scale", own)
-        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}", end="")
-        print("" if before == own else f", which is of ×{before}; --scale makes this network ×{own}")
+        other = metadata.get("hyperparameters", run.hyperparameters)
+        told = "" if other == run.hyperparameters else f", which holds {network_name(args.model, other)}"
+        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}{told}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
         if not run.commands:  # others' weights, which do not say how they were trained
             run.base |= {"started_from": {"network": Path(args.init).name, "iterations": None}}
-        elif (other := metadata["hyperparameters"]) != run.hyperparameters:  # whose scores are not this network's
+        elif other != run.hyperparameters:  # whose scores are not this network's
             started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
             run.base |= {"curve": [], "started_from": started_from | {"before": run.base["started_from"]}}
     if args.channels_last is None:

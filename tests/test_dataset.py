@@ -231,7 +231,7 @@ def test_sizes_that_do_not_match_name_the_file(decoded):
 
 
 def test_an_image_smaller_than_the_patch_is_named(decoded):
-    with pytest.raises(DataError, match=r"validation image 0801 is 36×36, smaller than the 39"):
+    with pytest.raises(DataError, match=r"validation image 0801 is 36×36, smaller than the 39 .*, and 1 more; give"):
         patches(decoded, "validation", patch_size=39)
 
 

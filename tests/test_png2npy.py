@@ -61,6 +61,15 @@ def test_done_files_are_skipped_and_changed_ones_redone(div2k, tmp_path, capsys)
     )
 
 
+def test_decoded_photos_whose_own_have_moved_or_are_gone_are_told(div2k, tmp_path, capsys):
+    assert decode(div2k) == 0
+    (div2k / "DIV2K_valid_HR").mkdir()
+    (div2k / "DIV2K_train_HR/0002.png").rename(div2k / "DIV2K_valid_HR/0002.png")
+    assert decode(div2k) == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "does not make" in line]
+    assert f"holds 1 HR images that this command does not make, such as {tmp_path}" in told and "0002.npy" in told
+
+
 def test_make_lr_writes_what_is_missing(div2k, tmp_path, capsys):
     (div2k / "DIV2K_train_LR_bicubic/X3/0002x3.png").unlink()
     assert decode(div2k, "--make-lr", "3") == 0

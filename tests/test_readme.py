@@ -190,7 +190,7 @@ def test_the_readme_s_network_trains_from_interpolation(workplace, monkeypatch, 
     flags = ["--model", "Plain", "--init", "interpolation", "--data", "sample", *SMALL]
     train.main([*flags, "--save-dir", "run"])
     train.main([*flags[:2], "--init", "run/best.safetensors", *flags[4:], "--scale", "2", "--save-dir", "run2"])
-    assert "14 of 14 tensors start from run/best.safetensors, which is of ×3; " in capsys.readouterr().out
+    assert "14 of 14 tensors start from run/best.safetensors, which holds Plain_nf32_m4_x3\n" in capsys.readouterr().out
 
 
 def test_the_snippet_runs(workplace, monkeypatch):

@@ -22,7 +22,7 @@ from conftest import authors_state, smooth_image
 import train
 from dataset import TEACHER, PairedPatches, find_pairs
 from models import build_model, chain
-from utils.checkpoint import load_model, load_state, save_state
+from utils.checkpoint import load_model, load_state, save_state, save_weights
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.files import locked
@@ -747,6 +747,25 @@ def test_resuming_takes_the_same_sizes_by_name(decoded, tmp_path, capsys):
     assert "--save-dir elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("IMDN_RTC", 12, 3, 2)),
+        (["--modules", "4", "--scale", "4"], ("IMDN_RTC", 12, 4, 4)),
+        (["--model", "IMDN_RTC", "--nf", "8"], ("IMDN_RTC", 8, 3, 2)),
+        (["--model", "IMDN"], ("IMDN", None, None, 3)),  # refused later, as the file holds another family
+        (["--init", "default"], ("IMDN_dw", None, None, 3)),
+        (["--init", "absent.pth"], ("IMDN_dw", None, None, 3)),
+    ],
+)
+def test_the_network_is_that_of_the_weights_that_it_begins_with(flags, expected, tmp_path):
+    sizes = {"nf": 12, "num_modules": 3, "scale": 2}
+    described = {"model": "IMDN_RTC", "hyperparameters": sizes}
+    save_weights(tmp_path / "w.safetensors", build_model("IMDN_RTC", **sizes), described)
+    args, _ = train.parse_args(["--init", str(tmp_path / "w.safetensors"), "--device", "cpu", *flags])
+    assert (args.model, args.nf, args.modules, args.scale) == expected
+
+
 def test_other_scales_train_beside_set5(tmp_path):
     write_rgb(tmp_path / "Set5/original/a.png", smooth_image(36, 36))
     flags = ["--data", "sample", "--scale", "2", "--set5", str(tmp_path / "Set5"), "--save-dir", str(tmp_path / "run")]
@@ -756,6 +775,8 @@ def test_other_scales_train_beside_set5(tmp_path):
 def test_a_set_without_training_images_is_named_with_what_to_do(decoded, tmp_path):
     raw, empty, training = tmp_path / "raw", tmp_path / "Flickr2K_decoded", tmp_path / "training"
     write_rgb(raw / "DIV2K_train_HR/0001.png", smooth_image(24, 27))
+    flat = tmp_path / "flat"
+    write_rgb(flat / "a.png", smooth_image(24, 27))
     empty.mkdir()
     for folder in ("DIV2K_train_HR", "DIV2K_train_LR_bicubic"):
         shutil.copytree(decoded / folder, training / folder)
@@ -766,6 +787,8 @@ def test_a_set_without_training_images_is_named_with_what_to_do(decoded, tmp_pat
         ((decoded, empty), "Flickr2K_decoded holds no training images"),
         ((decoded, tmp_path / "absent"), "absent is not a folder"),
         ((raw,), f"holds images; decode them: python png2npy.py --pathFrom {raw} --pathTo {raw}_decoded"),
+        ((raw / "DIV2K_train_HR",), f"holds images; decode them: python png2npy.py --pathFrom {raw} "),
+        ((flat,), f"holds images; move them into {flat}/flat_train_HR and {flat}/flat_valid_HR, then decode them"),
         ((training,), "holds validation images, in a folder X_valid_HR"),
         ((both,), f"name them: --data {both / 'DIV2K'} {both / 'Flickr2K'}"),
     ):
