@@ -173,9 +173,7 @@ def test_documented_command_runs_small(command, workplace, monkeypatch):
 
 @pytest.mark.parametrize("change", recipe.CHANGES)
 def test_the_recipe_s_changes_are_flags(change):
-    parser = train.make_parser()
-    args = parser.parse_args(f"{recipe.RECIPE} {change}".split())
-    train.check_args(parser, args)
+    train.parse_args(f"{recipe.RECIPE} {change} --device cpu".split())
 
 
 def snippet(holds: str) -> str:
