@@ -11,6 +11,7 @@ an image changed since is done again. What cannot be used is named at the end, a
 """
 
 import argparse
+import re
 import shlex
 import sys
 from collections import Counter, defaultdict
@@ -293,19 +294,25 @@ def decode(args: argparse.Namespace) -> int:
     failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
     print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")
     tell_sets(args.pathTo)
-    tell_leftovers(jobs, args.pathTo)
+    tell_leftovers([*whole, *jobs], args.pathTo)
     return report(problems)
 
 
 def tell_leftovers(jobs: list[Job], root: Path) -> None:
-    """Tells of HR images beside those of this command, such as of photos that were moved since or removed."""
+    """Tells of HR images that no photo gives any more, whole or shrunk, as after one was moved or removed."""
     targets = {job.npy for job in jobs}
-    folders = {npy.parent for npy in targets if npy.parent.name.endswith("_HR")}
-    others = natsorted(set().union(*(folder.glob("[!.]*.npy") for folder in folders)) - targets, key=str)
-    if others:
+    sets = {npy.parent.parent for npy in targets if npy.parent.name.endswith("_HR")}
+    folders = [folder for one in sets for folder in one.glob("[!.]*_HR") if not folder.name.endswith("_test_HR")]
+    left = [
+        npy
+        for folder in folders
+        for npy in folder.glob("[!.]*.npy")
+        if npy not in targets and npy.with_stem(re.sub(r"_0\.\d+$", "", npy.stem)) not in targets
+    ]
+    if left:
         print(
-            f"warning: {root} holds {len(others)} HR images that this command does not make, such as {others[0]};"
-            " if their photos are gone or in another folder now, delete them, or training uses them",
+            f"warning: {root} holds {len(left)} HR images that no photo in --pathFrom gives, such as"
+            f" {min(left)}; if theirs were moved or removed, delete them and their LR, or train.py uses them",
             file=sys.stderr,
         )
 

@@ -298,7 +298,8 @@ def complete_network(args: argparse.Namespace) -> None:
     if args.init not in ("default", "interpolation"):
         with suppress(CheckpointError):  # told when its weights are taken
             metadata = read_weights(Path(args.init))[1]
-            described = {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
+            if metadata.get("model") in MODELS:
+                described = {"model": metadata["model"], **metadata.get("hyperparameters", {})}
     args.model = args.model or described.get("model") or "IMDN_dw"
     same_family = described.get("model") == args.model
     for flag, key in (("nf", "nf"), ("modules", "num_modules"), ("scale", "scale")):
@@ -414,8 +415,11 @@ def why_empty(root: Path, scale: int) -> str:
         return f"--data {root} holds sets in folders of their own; name them: --data {shlex.join(map(str, sets))}"
     if list_images(root, recursive=True):
         tree = root.parent if root.name.endswith("_HR") else root
+        tree = tree if tree.name else tree.resolve()  # of "."
         move = f"move them into {tree}/{tree.name}_train_HR and {tree}/{tree.name}_valid_HR, then "
-        decode = f"decode them: python png2npy.py --pathFrom {tree} --pathTo {tree}_decoded"
+        decode = (
+            f"decode them: python png2npy.py {shlex.join(['--pathFrom', f'{tree}', '--pathTo', f'{tree}_decoded'])}"
+        )
         lr = f"(--make-lr {scale} where LR images are missing)"
         return f"--data {root} holds images; {move if list_images(tree) else ''}{decode} {lr}"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
@@ -733,7 +737,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         model.start_from_interpolation()
     elif args.init != "default":
         taken, metadata = take_weights(model, args.model, Path(args.init), run.hyperparameters["scale"])
-        other = metadata.get("hyperparameters", run.hyperparameters)
+        other = run.hyperparameters | metadata.get("hyperparameters", {})
         told = "" if other == run.hyperparameters else f", which holds {network_name(args.model, other)}"
         print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}{told}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}

@@ -65,9 +65,20 @@ def test_decoded_photos_whose_own_have_moved_or_are_gone_are_told(div2k, tmp_pat
     assert decode(div2k) == 0
     (div2k / "DIV2K_valid_HR").mkdir()
     (div2k / "DIV2K_train_HR/0002.png").rename(div2k / "DIV2K_valid_HR/0002.png")
+    told = (
+        f"holds 1 HR images that no photo in --pathFrom gives, such as {tmp_path}/DIV2K_decoded/DIV2K_{{}}_HR/0002.npy"
+    )
     assert decode(div2k) == 0
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if "does not make" in line]
-    assert f"holds 1 HR images that this command does not make, such as {tmp_path}" in told and "0002.npy" in told
+    assert told.format("train") in capsys.readouterr().err
+    (div2k / "DIV2K_valid_HR/0002.png").rename(div2k / "DIV2K_train_HR/0002.png")
+    assert decode(div2k) == 0
+    assert told.format("valid") in capsys.readouterr().err  # a folder that no photo is in any more
+
+
+def test_shrunk_and_whole_photos_in_one_tree_are_not_left_over(div2k, capsys):
+    for flags in ((), ("--make-lr", "3", "--shrink", "0.5"), ("--make-lr", "3", "--shrink", "0.75"), ()):
+        assert decode(div2k, *flags) == 0
+    assert "no photo in --pathFrom" not in capsys.readouterr().err
 
 
 def test_make_lr_writes_what_is_missing(div2k, tmp_path, capsys):
