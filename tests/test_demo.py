@@ -405,6 +405,8 @@ def test_upscaling_a_file(set5, capsys):
     lr, sr = read_rgb(Path("Set5/LRbicx3/babyx3.png")), read_rgb(Path("out/a.png"))
     assert sr.shape == (24, 27, 3)
     assert np.abs(sr.astype(int) - imresize(lr, 3)).mean() < 20  # it starts as interpolation
+    assert run("--input", "Set5/LRbicx3/babyx3.png", "--output", "folder") == 0
+    assert f"1 written, 0 failed: {Path('folder/babyx3.png')}" in capsys.readouterr().out
 
 
 def test_upscaling_a_folder_names_what_fails_and_does_the_rest(set5, capsys):
