@@ -42,6 +42,7 @@ from dataset import (
 )
 from models import MODELS, build_model, chain, complete_hyperparameters, tail
 from models.blocks import SeparableConv
+from models.chain import check_layers
 from utils.checkpoint import (
     CheckpointError,
     load_state,
@@ -751,6 +752,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         args.channels_last = is_faster_in_channels_last(model, args)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(args.device, memory_format=layout)
+    check_layers(model)
     ema = EMA(model, args.ema) if args.ema else None
     optimizer = make_optimizer(model, args)
     if state:

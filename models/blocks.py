@@ -113,7 +113,7 @@ def pixel_shuffle_upsampler(nf: int, scale: int) -> nn.Sequential:
 def linear_of(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """What a conv makes of maps of one pixel: (N, C) -> (N, out). Only the centre of its kernel meets data."""
     centre = conv.kernel_size[0] // 2
-    return F.linear(x, conv.weight[:, :, centre, centre], conv.bias)
+    return F.linear(x, conv.weight[:, :, centre, centre].to(x.dtype), conv.bias.to(x.dtype))
 
 
 def float32_region(device_type: str) -> AbstractContextManager:
@@ -130,6 +130,11 @@ def float32_region(device_type: str) -> AbstractContextManager:
 def full_precision(x: Tensor) -> Tensor:
     """float32 from half precision; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def in_precision_of(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`x` as this conv takes it outside autocast: in float32, or in half where the network itself was made so."""
+    return x.to(conv.weight.dtype)
 
 
 def check_distillation(nf: int) -> None:
@@ -163,9 +168,10 @@ class DistillationBlock(nn.Module):
 
     def distil(self, x: Tensor) -> Tensor:
         """The four kept quarters, concatenated: (N, nf, H, W) -> the same."""
-        stages = self.stages()
-        if not is_watched(self.act, self.c4) and runs_native(x, *(stage.conv for stage in stages)):
-            return conv_chain(x, stages)
+        if not is_watched(self.act, self.c4):
+            stages = self.stages()
+            if runs_native(x, *(stage.conv for stage in stages)):
+                return conv_chain(x, stages)
         d1, rest = self.act(self.c1(x)).split(self.sizes, dim=1)
         d2, rest = self.act(self.c2(rest)).split(self.sizes, dim=1)
         d3, rest = self.act(self.c3(rest)).split(self.sizes, dim=1)

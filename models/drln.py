@@ -21,6 +21,7 @@ from models.blocks import (
     damp,
     float32_region,
     full_precision,
+    in_precision_of,
     interpolate_rgb,
     linear_of,
     pass_through,
@@ -67,6 +68,7 @@ class LaplacianAttention(nn.Module):
                 expand, sigmoid = self.expand
                 gate = sigmoid(linear_of(expand, self.act(hidden)))[:, :, None, None]
             else:
+                mean = in_precision_of(self.branches[0], mean)
                 gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
         return x * gate.to(x.dtype)
 
@@ -166,10 +168,10 @@ class MeanShiftedDRLN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
-            features = run_conv(self.head, self.subtract_mean(full_precision(x)))
+            features = run_conv(self.head, self.subtract_mean(in_precision_of(self.head, x)))
         refined = self.trunk(features)
         with float32_region(x.device.type):
-            return self.add_mean(self.upsampler(full_precision(refined)))
+            return self.add_mean(self.upsampler(in_precision_of(self.head, refined)))
 
     def start_from_interpolation(self) -> None:
         interpolate_at_high_resolution(self)

@@ -29,7 +29,7 @@ def fused_tail(
     if runs_native(x, distilled, matrix, bias, gate):
         return distillation_tail(x, distilled, matrix, bias, gate, twice)
     with float32_region(x.device.type):
-        matrix, bias = matrix.expand(len(x), -1, -1), bias[None]
+        matrix, bias = full_precision(matrix).expand(len(x), -1, -1), full_precision(bias)[None]
         if gate:
             # Without `twice` only the covariance's diagonal is used, yet beside channel_contrast forward takes 0.8 ms
             # longer and backward 4 ms less (batch 8 of 64×64, 20 channels, one core).

@@ -14,6 +14,7 @@ from models.blocks import (
     conv3x3,
     float32_region,
     full_precision,
+    in_precision_of,
     interpolate_rgb,
     pixel_shuffle_upsampler,
     require,
@@ -49,7 +50,7 @@ class ContrastAwareChannelAttention(nn.Module):
         with float32_region(x.device.type):
             precise = full_precision(x)
             mean = self.average_pool(precise)
-            gate = self.gate(mean + channel_contrast(precise, mean))
+            gate = self.gate(in_precision_of(self.gate[0], mean + channel_contrast(precise, mean)))
         return x * gate.to(x.dtype)
 
 
@@ -126,14 +127,14 @@ class IMDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
-            features = run_conv(self.head, full_precision(x))
+            features = run_conv(self.head, in_precision_of(self.head, x))
         if is_watched(self.fusion):
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))
         else:
             merged = self.fuse_as_they_come(features)
         refined = run_conv(self.trunk_conv, merged) + features
         with float32_region(x.device.type):
-            return self.upsampler(full_precision(refined))
+            return self.upsampler(in_precision_of(self.upsampler[0], refined))
 
     def outputs(self, h: Tensor) -> list[Tensor]:
         kept = []
@@ -186,10 +187,10 @@ class IMDN_RTC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
-            features = run_conv(self.head, full_precision(x))
+            features = run_conv(self.head, in_precision_of(self.head, x))
         refined = self.trunk_conv(self.blocks(features)) + features
         with float32_region(x.device.type):
-            return self.upsampler(full_precision(refined))
+            return self.upsampler(in_precision_of(self.upsampler[0], refined))
 
     def start_from_interpolation(self) -> None:
         interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)

@@ -11,8 +11,8 @@ import torch.nn as nn
 from conftest import needs_reference, reference
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import MODELS, build_model, complete_hyperparameters
-from models.chain import is_watched, layers_apart
+from models import MODELS, build_model, chain, complete_hyperparameters
+from models.chain import check_layers, is_watched, layers_apart
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from utils.cost import count_cost
@@ -248,6 +248,42 @@ def test_layers_apart_ends_with_its_block():
         assert is_watched()
         raise KeyError
     assert not is_watched()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_fused_code_agrees_with_the_layers_as_they_are(name, capsys):
+    check_layers(small(name, 3))
+    assert capsys.readouterr().err == "" and not is_watched()
+
+
+@pytest.mark.parametrize("edit", ("its forward", "its activation", "its conv"))
+def test_edited_layers_are_not_passed_over(edit, monkeypatch, capsys):
+    monkeypatch.setattr(chain, "_apart", False)
+    if edit == "its forward":
+        monkeypatch.setattr(ContrastAwareChannelAttention, "forward", lambda self, x: x * self.average_pool(x))
+    model, x = small("IMDN_dw", 3), torch.rand(1, 3, 5, 6)
+    if edit == "its activation":
+        model.blocks[0].act = nn.SiLU()
+    elif edit == "its conv":
+        monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: self._conv_forward(x, self.weight.sign(), self.bias))
+    check_layers(model)
+    assert "the layers of IMDN_dw no longer compute" in capsys.readouterr().err
+    sr = model(x)
+    with layers_apart():
+        assert torch.equal(sr, model(x))
+
+
+@pytest.mark.parametrize("layers", (nullcontext, layers_apart))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("name", list(MODELS))
+def test_networks_can_be_made_half(name, dtype, layers):
+    torch.manual_seed(0)
+    model, x = small(name, 3), torch.rand(1, 3, 9, 7)
+    expected = model(x)
+    with layers():
+        sr = model.to(dtype)(x.to(dtype))
+    assert sr.dtype == dtype
+    torch.testing.assert_close(sr.float(), expected, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ("IMDN", "IMDN_RTC", "IMDN_dw", "DRLN_slim"))

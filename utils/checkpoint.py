@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models import build_model, complete_hyperparameters
+from models.chain import check_layers
 from utils.files import atomic_path
 from utils.flags import first_line
 
@@ -200,7 +201,9 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {name} {sizes}: {reason[:200]}") from error
-    return model.eval(), {**metadata, "model": name, "hyperparameters": sizes}
+    model.eval()
+    check_layers(model)
+    return model, {**metadata, "model": name, "hyperparameters": sizes}
 
 
 def take_weights(model: nn.Module, name: str, path: Path, scale: int) -> tuple[int, dict]:
