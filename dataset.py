@@ -229,7 +229,8 @@ class PairedPatches:
         noise: for training; this share of the samples are of `noise_pairs` instead, drawn by `detail` among themselves.
             `photo_count` counts the others.
     Raises:
-        DataError: no images, `hr != scale·lr`, or an image smaller than the patch; names the file and the split.
+        DataError: no images, `hr != scale·lr`, a validation image smaller than the patch, or a training set of none
+            but such; names the file and the split.
     """
 
     def __init__(
@@ -246,6 +247,9 @@ class PairedPatches:
         if patch_size < scale or patch_size % scale:
             raise DataError(f"{split} patch size {patch_size} is not a positive multiple of the scale {scale}")
         self.scale, self.patch_size, self.split, self.seed = scale, patch_size, split, seed
+        self.left_out: list[Pair] = []
+        if split == "training":
+            sets = [(self._leave_out_small(pairs), repeat) for pairs, repeat in sets]
         self.pairs = [pair for pairs, _ in sets for pair in pairs]
         repeats = [repeat for pairs, repeat in sets for _ in pairs]
         if not self.pairs:
@@ -258,14 +262,13 @@ class PairedPatches:
             self.set_ends = np.append(self.set_ends, len(self.pairs))
         self.lr = MappedArrays([pair.lr for pair in self.pairs])
         self.hr = MappedArrays([pair.hr for pair in self.pairs])
-        flag = "--valid-patch" if split == "validation" else "--patch"
         for pair, lr, hr in zip(self.pairs, self.lr.shapes, self.hr.shapes):
             check_sizes(pair, lr, hr, scale, split)
         if small := [(pair, hr) for pair, hr in zip(self.pairs, self.hr.shapes) if min(hr[:2]) < patch_size]:
             (pair, hr), more = small[0], len(small) - 1
             raise DataError(
                 f"{split} image {pair.name} is {hr[1]}×{hr[0]}, smaller than the {patch_size} pixel patch"
-                f" ({describe(pair)}){f', and {more} more' * bool(more)}; give a smaller {flag} or remove it"
+                f" ({describe(pair)}){f', and {more} more' * bool(more)}; give a smaller --valid-patch or remove it"
             )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
         weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
@@ -278,6 +281,18 @@ class PairedPatches:
             self.cells = Cells(
                 self.lr, repeats, self.positions, size=size, power=detail, images=self.photo_count, noise=noise
             )
+
+    def _leave_out_small(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """A set's pairs that hold a patch; the others go to `left_out`."""
+        shortest = [min(shape[:2]) for shape in MappedArrays([pair.hr for pair in pairs]).shapes]
+        large = [pair for pair, length in zip(pairs, shortest) if length >= self.patch_size]
+        if pairs and not large:
+            raise DataError(
+                f"no training image beside {describe(pairs[0])} is as large as the {self.patch_size} pixel patch; give"
+                " a smaller --patch or leave that set out"
+            )
+        self.left_out += [pair for pair, length in zip(pairs, shortest) if length < self.patch_size]
+        return large
 
     def __len__(self) -> int:
         """Samples of one pass: every image as often as it is repeated."""

@@ -70,7 +70,7 @@ MODES = {
     "web": RUNS - {"backend"} | TILES | {"port"},
     "teach": RUNS | TILES | {"output", "share", "from_hr"},
     "compare": RUNS | TILES | {"input", "hr", "crop"},
-    "input": RUNS | TILES | {"output", "overwrite"},
+    "input": RUNS | TILES | {"output", "format", "overwrite"},
     "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
 }
 
@@ -144,6 +144,8 @@ def add_upscaling_flags(parser: FlagParser) -> None:
         "--from-hr", action="store_true", help="with --teach: take the HR photos as LR, which is more to learn from"
     )
     group.add_argument("--output", type=Path, help="image or folder to write")
+    formats = [suffix[1:] for suffix in IMAGE_SUFFIXES]
+    group.add_argument("--format", choices=formats, help="of the images in that folder (default: of each input)")
     group.add_argument("--overwrite", action="store_true", help="replace what --output, or checkpoint/, holds already")
     group.add_argument("--tile", type=at_least_1, help="longest side of a tile, LR pixels (default: some 768 MB)")
     group.add_argument("--batch", type=at_least_1, help="tiles at once (default: what memory allows)")
@@ -523,9 +525,11 @@ def print_cost(args: argparse.Namespace) -> None:
 # Upscaling
 
 
-def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+def upscaling_jobs(source: Path, target: Path, format: str | None = None) -> list[tuple[Path, Path]]:
     """(image, file to write): a folder's tree is mirrored, a glob's files go into a folder, an image gives an image.
 
+    Args:
+        format: suffix, without its dot, of what is written into a folder; None: each image's own.
     Raises:
         DataError: nothing to read, or a target that cannot take it.
     """
@@ -538,7 +542,10 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
             raise DataError(
                 f"--output {target}: use one of {', '.join(IMAGE_SUFFIXES)}, or a folder (a new one without a dot)"
             )
-        return [(source, target / source.name if is_folder else target)]
+        if format and not is_folder:
+            raise DataError(f"--output {target} says the format by itself; leave out --format")
+        written = target / source.name if is_folder else target
+        return [(source, written.with_suffix(f".{format}") if format else written)]
     elif any(character in str(source) for character in "*?["):
         files, root = [Path(f) for f in natsorted(glob.glob(str(source), recursive=True)) if Path(f).is_file()], None
     else:
@@ -547,11 +554,14 @@ def upscaling_jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
         raise DataError(f"--input {source} holds no images")
     if target.is_file() or (target.suffix.lower() in IMAGE_SUFFIXES and not target.is_dir()):
         raise DataError(f"--input is several images, so --output {target} must be a folder, not a file")
-    jobs = [(file, target / (file.relative_to(root) if root else file.name)) for file in files]
+    jobs = [(file, target / file.relative_to(root or file.parent)) for file in files]
+    if format:
+        jobs = [(file, written.with_suffix(f".{format}")) for file, written in jobs]
     first: dict[Path, Path] = {}
     for file, written in jobs:
         if (other := first.setdefault(written, file)) != file:
-            raise DataError(f"--input {source}: {file} and {other} would both be {written}; give a folder to mirror")
+            remedy = "give them one at a time" if root else "give a folder to mirror"
+            raise DataError(f"--input {source}: {file} and {other} would both be {written}; {remedy}")
     return jobs
 
 
@@ -574,7 +584,7 @@ def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Nam
 
 def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     """Upscales --input into --output; returns the exit code, 1 where an image failed."""
-    jobs = upscaling_jobs(args.input, args.output)
+    jobs = upscaling_jobs(args.input, args.output, args.format)
     problems, written, megapixels, started = [], 0, 0.0, time.monotonic()
     bar = tqdm(jobs, unit="image")
     for source, target in bar:

@@ -36,6 +36,7 @@ from dataset import (
     DataError,
     DevicePatches,
     PairedPatches,
+    describe,
     find_pairs,
     prefetch,
     sample_pairs,
@@ -149,7 +150,7 @@ def add_data_flags(parser: FlagParser) -> None:
         "--repeat",
         nargs="+",
         type=at_least_1,
-        help="how many times as often each set's pixels are drawn (default: 10 1 for two, else 1 each)",
+        help="how many times as often each set's pixels are drawn (default: 10 1 for the default sets, else 1 each)",
     )
     group.add_argument("--patch", type=at_least_1, default=192, help="side of a training patch, HR pixels")
     group.add_argument(
@@ -334,7 +335,7 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
 def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
     """Fills in defaults that depend on other flags or on the machine, and refuses what this one does not have."""
     if args.repeat is None:
-        args.repeat = [10, 1] if len(args.data) == 2 else [1] * len(args.data)
+        args.repeat = [10, 1] if [Path(root).name for root in args.data] == DEFAULT_DATA else [1] * len(args.data)
     ranks = Ranks()
     if args.batch % ranks.world:
         parser.error(f"--batch {args.batch}: not a multiple of the {ranks.world} processes")
@@ -810,6 +811,8 @@ def introduce(
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
     missing = "" if set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
     print(f"{train_set.photo_count} training and {len(valid_set.pairs)} validation images{missing}")
+    if small := train_set.left_out:
+        print(f"{len(small)} more are smaller than --patch {args.patch} and left out, such as {describe(small[0])}")
     names = [*args.data, "noise"] if args.noise else args.data
     if len(names) > 1:
         shares = zip(names, train_set.set_shares(), strict=True)
@@ -879,6 +882,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
         train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
         if ranks.is_first:
+            print(f"weights of the best epoch: {args.save_dir}/best.safetensors")
             warn_if_the_start_was_better(run)
     return run.history[-1]
 

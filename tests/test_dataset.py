@@ -235,6 +235,20 @@ def test_an_image_smaller_than_the_patch_is_named(decoded):
         patches(decoded, "validation", patch_size=39)
 
 
+def test_small_training_images_are_left_out(decoded):
+    assert not patches(decoded).left_out
+    np.save(decoded / "DIV2K_train_HR/0002.npy", smooth_image(48, 21))
+    np.save(decoded / "DIV2K_train_LR_bicubic/X3/0002x3.npy", smooth_image(16, 7))
+    some = patches(decoded)
+    assert [pair.name for pair in some.pairs] == ["0001", "0010"] and some.photo_count == len(some) // 2 == 2
+    assert [pair.name for pair in some.left_out] == ["0002"]
+
+
+def test_a_set_of_small_images_is_named(decoded):
+    with pytest.raises(DataError, match=r"no training image beside .*0001.npy.* as large as the 300 pixel patch; give"):
+        patches(decoded, patch_size=300)
+
+
 @pytest.mark.parametrize("patch_size", (0, 25))
 def test_a_patch_that_is_no_multiple_of_the_scale(decoded, patch_size):
     with pytest.raises(DataError, match="multiple of the scale"):

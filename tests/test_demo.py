@@ -23,6 +23,7 @@ from utils.checkpoint import load_model, save_weights
 from utils.download import DownloadError
 from utils.ensemble import SelfEnsemble
 from utils.export import OnnxNetwork
+from utils.files import files_below
 from utils.images import read_rgb, write_rgb
 from utils.photo import Photo, read_photo, write_photo
 from utils.tiling import receptive_margin, super_resolve
@@ -742,6 +743,20 @@ def test_export_and_onnxruntime(set5, capsys):
     assert run(*flags, "--ensemble") == 0 and len(list(Path("out").iterdir())) == 5
     network = OnnxNetwork(Path("tiny.onnx"))
     assert receptive_margin(SelfEnsemble(network)) == receptive_margin(network) > 0
+
+
+def test_a_folder_is_written_in_one_format(published, capsys):
+    for name in ("in/a.jpg", "in/below/b.c.png"):
+        write_rgb(Path(name), smooth_image(6, 7))
+    assert run("--input", "in", "--output", "out", "--format", "png") == 0
+    assert sorted(map(str, files_below(Path("out")))) == ["out/a.png", "out/below/b.c.png"]
+    assert run("--input", "in/a.jpg", "--output", "one", "--format", "webp") == 0 and Path("one/a.webp").exists()
+    assert run("--input", "in/a.jpg", "--output", "b.png", "--format", "png") == 1
+    write_rgb(Path("in/a.bmp"), smooth_image(6, 7))
+    assert run("--input", "in", "--output", "other", "--format", "png") == 1
+    said = capsys.readouterr().err
+    assert "b.png says the format by itself; leave out --format" in said
+    assert "would both be other/a.png; give them one at a time" in said and not Path("other").exists()
 
 
 def test_a_glob_that_would_write_two_pictures_into_one_is_refused(published, capsys):

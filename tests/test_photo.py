@@ -47,6 +47,13 @@ def test_what_is_written_is_read_again(tmp_path, suffix, kind, bits):
         assert np.array_equal(again.alpha, photo.alpha)
 
 
+def test_jpegs_keep_the_colours_of_single_pixels(tmp_path):
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 200
+    write_photo(tmp_path / "a.jpg", Photo(stripes))
+    assert np.abs(read_photo(tmp_path / "a.jpg").rgb.astype(int) - stripes).max() < 12
+
+
 @pytest.mark.parametrize("suffix", (".png", ".webp"))
 def test_broken_exif_is_no_reason_to_refuse_a_photo(tmp_path, suffix):
     Image.fromarray(RGB).save(tmp_path / f"a{suffix}", exif=b"II*\0", icc_profile=b"profile", lossless=True)

@@ -80,7 +80,6 @@ def fill_workplace() -> None:
         ("DIV2K_shrunk_taught", "DIV2K_train"),
         ("Flickr2K_taught", "Flickr2K"),
         ("Flickr2K_shrunk_taught", "Flickr2K"),
-        ("Flickr2K_shrunk75_taught", "Flickr2K"),
         ("DIV2K_half", "DIV2K_train"),
         ("Flickr2K_half", "Flickr2K"),
         ("DIV2K_half_taught", "DIV2K_train"),

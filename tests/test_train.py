@@ -469,7 +469,7 @@ def test_a_resumed_run_takes_another_set(decoded, tmp_path):
     other = shutil.copytree(decoded, tmp_path / "other")
     resume = ["--resume", str(tmp_path / "run/last.pth"), "--device", "cpu", "--epochs", "2"]
     train.main([*resume, "--data", str(decoded), str(other)])
-    assert load_state(tmp_path / "run/last.pth")["args"]["repeat"] == [10, 1]
+    assert load_state(tmp_path / "run/last.pth")["args"]["repeat"] == [1, 1]
     resume[-1] = "3"
     train.main([*resume, "--repeat", "3", "2"])
     resume[-1] = "4"
