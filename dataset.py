@@ -25,12 +25,12 @@ from torch import Tensor
 
 from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
-from utils.layout import is_training_hr, lr_folder_of, lr_name, what_is_wrong
+from utils.layout import is_training_hr, is_validation_hr, lr_folder_of, lr_name, read_array, what_is_wrong
 from utils.patterns import unlike_photos
 from utils.sampling import Cells, random_uniform, scale_to_share
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
-TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
+LARGEST_EXCESS = 8  # pixels by which the course's HR images exceed their LR at most
 SAMPLE_TRAINING = ("coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg")
 SAMPLE_VALIDATION = ("astronaut.png", "chelsea.png")
 
@@ -57,8 +57,8 @@ def open_array(source: Path | np.ndarray) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return source
     try:
-        array = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = read_array(source, mmap_mode="r")
+    except (ValueError, OSError) as error:
         raise DataError(f"{source} is not a readable .npy file ({error}); run png2npy.py again") from error
     if wrong := what_is_wrong(array):
         raise DataError(f"{source} {wrong}; run png2npy.py again")
@@ -77,7 +77,7 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
     Raises:
         DataError: an image without its partner or with two, named; or several sets in one root.
     """
-    of_split = {"training": is_training_hr, "validation": lambda folder: folder.name.endswith("_valid_HR")}[split]
+    of_split = {"training": is_training_hr, "validation": is_validation_hr}[split]
     folders = [folder for folder in natsorted(root.glob("[!.]*_HR"), key=str) if folder.is_dir() and of_split(folder)]
     if not folders:
         return []
@@ -288,8 +288,8 @@ class PairedPatches:
         large = [pair for pair, length in zip(pairs, shortest) if length >= self.patch_size]
         if pairs and not large:
             raise DataError(
-                f"no training image beside {describe(pairs[0])} is as large as the {self.patch_size} pixel patch; give"
-                " a smaller --patch or leave that set out"
+                f"every training image of one set, such as {describe(pairs[0])}, is smaller than the"
+                f" {self.patch_size} pixel patch; give a smaller --patch or leave that set out"
             )
         self.left_out += [pair for pair, length in zip(pairs, shortest) if length < self.patch_size]
         return large
@@ -442,7 +442,7 @@ class BenchmarkSet:
         Args:
             make_lr: whether to make them even where LRbicx{scale}/ is there, as the paper protocol does.
         Raises:
-            DataError: a folder or a partner is missing, or an original is smaller than scale·LR.
+            DataError: a folder or a partner is missing, or an original is neither scale·LR nor a few pixels larger.
         """
         lr_folder, hr_folder = root / f"LRbicx{scale}", root / "original"
         if make_lr or (scale != 3 and hr_folder.is_dir() and not lr_folder.is_dir()):
@@ -480,6 +480,8 @@ class BenchmarkSet:
 
 def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(name, lr, hr) of two folders' images, by name."""
+    if not hr_folder.parent.is_dir():
+        raise DataError(f"{hr_folder.parent} is not a folder; a Set5 folder holds LRbicx{scale}/ and original/")
     for folder in (lr_folder, hr_folder):
         if not folder.is_dir():
             raise DataError(f"{folder.parent} has no {folder.name}/; a Set5 folder holds LRbicx{scale}/ and original/")
@@ -491,8 +493,10 @@ def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, n
         raise DataError(f"{hr_folder.parent} holds no images")
     items = [(name, read_named(lr_files[name]), read_named(hr_files[name])) for name in natsorted(hr_files)]
     for name, lr, hr in items:
-        if hr.shape[0] < scale * lr.shape[0] or hr.shape[1] < scale * lr.shape[1]:
-            raise DataError(f"{hr_files[name]} is smaller than {scale} times {lr_files[name]}")
+        excess = [have - scale * of_lr for have, of_lr in zip(hr.shape[:2], lr.shape[:2])]
+        if not all(0 <= pixels <= LARGEST_EXCESS for pixels in excess):
+            differs = "smaller" if min(excess) < 0 else f"more than {LARGEST_EXCESS} pixels larger"
+            raise DataError(f"{hr_files[name]} is {differs} than {scale} times {lr_files[name]}")
     return items
 
 

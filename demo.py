@@ -30,7 +30,16 @@ import torch.nn as nn
 from natsort import natsorted
 from tqdm import tqdm
 
-from dataset import TEACHER, BenchmarkSet, DataError, Pair, check_sizes, downscaled, find_pairs, open_array
+from dataset import (
+    LARGEST_EXCESS,
+    BenchmarkSet,
+    DataError,
+    Pair,
+    check_sizes,
+    downscaled,
+    find_pairs,
+    open_array,
+)
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
@@ -43,7 +52,7 @@ from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, 
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images
-from utils.layout import write_array
+from utils.layout import TEACHER, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
@@ -75,7 +84,6 @@ MODES = {
 }
 
 FIGURE = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-LARGEST_EXCESS = 8  # pixels by which the course's HR images exceed their LR at most
 WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
 
 

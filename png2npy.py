@@ -30,7 +30,18 @@ from utils.cores import usable_cores
 from utils.files import CANNOT_WRITE, check_writable, files_below, is_made_from
 from utils.flags import FlagParser, at_least_1, number_that, stop
 from utils.images import list_images, read_rgb
-from utils.layout import hr_folder_of, is_training_hr, lr_folder_of, lr_name, sets_below, what_is_wrong, write_array
+from utils.layout import (
+    TEACHER,
+    hr_folder_of,
+    is_test_hr,
+    is_training_hr,
+    lr_folder_of,
+    lr_name,
+    read_array,
+    sets_below,
+    what_is_wrong,
+    write_array,
+)
 
 MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
 
@@ -157,7 +168,7 @@ def convert(job: Job) -> str | None:
             size = f"{array.shape[1]}×{array.shape[0]}" + (f" at --shrink {job.shrink:g}" if job.shrink else "")
             return f"{job.image}: {size} is smaller than {job.multiple} pixels"
         if job.hr and is_made_from(job.hr, job.image):  # it may have been decoded whole, or for another scale
-            height, width = np.load(job.hr, mmap_mode="r").shape[:2]
+            height, width = read_array(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
             is_older = job.multiple % job.lr_scale == 0  # else it was cropped above
             advice = "it was decoded before, so use another --pathTo" if is_older else "crop it"
@@ -191,8 +202,8 @@ def in_parallel(work: Callable, items: Sequence, workers: int) -> list:
 def read_size(npy: Path) -> tuple[int, int] | str:
     """(H, W) of a decoded image whose every byte was read, or what is wrong with it."""
     try:
-        array = np.load(npy, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:  # a damaged header can claim any size
+        array = read_array(npy)
+    except (ValueError, OSError, MemoryError) as error:
         return f"{npy}: not a whole .npy file ({error})"
     wrong = what_is_wrong(array)
     return f"{npy}: {wrong}" if wrong else array.shape[:2]
@@ -258,8 +269,8 @@ def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
     try:
+        args = parse_args(argv)
         return check_tree(args.check, args.workers) if args.check else decode(args)
     except OSError as error:  # such as a folder that may not be read, or a full disk
         return report([str(error)])
@@ -270,6 +281,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def decode(args: argparse.Namespace) -> int:
     """Writes what is missing in --pathTo; returns the exit code."""
     check_writable(args.pathTo, f"--pathTo {args.pathTo}")
+    if (args.pathTo / TEACHER).exists():
+        print(f"error: --pathTo {args.pathTo} holds the images of a teacher; give another folder", file=sys.stderr)
+        return 1
     whole = jobs = decoding_jobs(args.pathFrom, args.pathTo)
     if not jobs:
         print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
@@ -302,7 +316,7 @@ def tell_leftovers(jobs: list[Job], root: Path) -> None:
     """Tells of HR images that no photo gives any more, whole or shrunk, as after one was moved or removed."""
     targets = {job.npy for job in jobs}
     sets = {npy.parent.parent for npy in targets if npy.parent.name.endswith("_HR")}
-    folders = [folder for one in sets for folder in one.glob("[!.]*_HR") if not folder.name.endswith("_test_HR")]
+    folders = [folder for one in sets for folder in one.glob("[!.]*_HR") if not is_test_hr(folder)]
     left = [
         npy
         for folder in folders

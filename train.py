@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from dataset import (
-    TEACHER,
     BenchmarkSet,
     DataError,
     DevicePatches,
@@ -72,7 +72,7 @@ from utils.flags import (
 )
 from utils.hardware import check_device, hardware, has_bf16, without_tf32
 from utils.images import list_images
-from utils.layout import sets_below
+from utils.layout import TEACHER, sets_below
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, is_memory_shortage, keep_freed_memory, memory_shortage
 from utils.metrics import ROUNDING_MSE, fourier_loss, psnr_loss, psnr_rgb
@@ -261,8 +261,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     complete_network(args)
-    state, is_auto = None, args.resume == AUTO
-    if is_auto:
+    state, args.is_auto = None, args.resume == AUTO
+    if is_auto := args.is_auto:
         args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
     if args.resume:
         try:
@@ -784,6 +784,9 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
             f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
         )
+    best = [file for name in ("best.safetensors", "best.pth") if (file := args.save_dir / name).exists()]
+    if ranks.is_first and state is None and best and not args.is_auto:  # which may have been killed before last.pth
+        raise TrainingError(f"{best[0]} would be replaced; move it, or give another --save-dir")
     if run.epoch >= args.epochs:
         took = f" after {run.seconds / 60:.3g} minutes, which --minutes counts" if args.minutes else ""
         more = "--minutes that hold another epoch" if args.minutes else "--epochs above that"
@@ -795,6 +798,21 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
     if ranks.is_first and state and log.exists() and (later := len(log.read_text().splitlines()) - run.epoch) > 0:
         later = f"{later} later epoch{'s' if later > 1 else ''}"
         print(f"warning: {args.save_dir} holds {later}, which will be replaced; copy it to keep them", file=sys.stderr)
+
+
+def check_same_images(
+    patches: Sequence[PairedPatches], set5: BenchmarkSet | None, ranks: Ranks, args: argparse.Namespace
+) -> None:
+    """Raises TrainingError where ranks, on machines of their own, have other images: their scores are averaged."""
+    images = [[pair.name for pair in each.pairs] + each.hr.shapes.tolist() for each in patches]
+    mark = zlib.crc32(repr((images, set5 and [name for name, *_ in set5])).encode())
+    (marks,) = ranks.sum((mark,), args.device)
+    if marks != mark * ranks.world:
+        training, validation = (len(each.pairs) for each in patches)
+        raise TrainingError(
+            f"rank {ranks.rank} has {training} training and {validation} validation images and {'a' if set5 else 'no'}"
+            f" {args.set5}, others have not the same; every machine needs the same --data and --set5"
+        )
 
 
 def introduce(
@@ -869,6 +887,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     with locked(args.save_dir) if ranks.is_first else nullcontext():
         check_can_go_on(run, state, ranks, args)
         train_set, valid_set, set5 = open_data(args)
+        check_same_images((train_set, valid_set), set5, ranks, args)
         cost = count_cost(learner.model)
         if ranks.is_first:
             introduce(learner.model, run, cost, train_set, valid_set, set5, args)
@@ -882,7 +901,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
         train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
         if ranks.is_first:
-            print(f"weights of the best epoch: {args.save_dir}/best.safetensors")
+            if (best := args.save_dir / "best.safetensors").exists():
+                print(f"weights of the best epoch: {best}")
             warn_if_the_start_was_better(run)
     return run.history[-1]
 
@@ -1038,6 +1058,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     keep_freed_memory()
     try:
         args, state = parse_args(argv)
+    except OSError as error:  # a file that cannot be looked at
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         stop("nothing was begun")
     ranks = Ranks()

@@ -45,13 +45,13 @@ def check_layers(model: nn.Module) -> None:
     noise, on the network's device; a warning says what was found.
     """
     global _apart
-    draw = torch.Generator().manual_seed(0)
+    device, draw = device_of(model), torch.Generator().manual_seed(0)
     drawn = copy.deepcopy(model)
     for parameter in drawn.parameters():
         spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
-        parameter.copy_(spread * torch.randn(parameter.shape, generator=draw))
-    noise = torch.rand(1, 3, 16, 16, generator=draw).to(device_of(model))
-    with torch.random.fork_rng(devices=[]), without_tf32():
+        parameter.copy_(spread * torch.randn(parameter.shape, generator=draw, device="cpu"))
+    noise = torch.rand(1, 3, 16, 16, generator=draw, device="cpu").to(device)
+    with torch.random.fork_rng(devices=[]), without_tf32(), torch.autocast(device.type, enabled=False):
         with layers_apart():
             expected = drawn(noise)
         try:

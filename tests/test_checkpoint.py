@@ -80,6 +80,16 @@ def test_everything_else_is_strict(model, tmp_path):
             load_model(tmp_path / f"{name}.pth", "IMDN", nf=8, num_modules=2)
 
 
+def test_weights_that_are_not_finite_or_of_no_network_are_named(model, tmp_path):
+    save_weights(tmp_path / "gone.safetensors", model, {"model": "Gone", "hyperparameters": SIZES})
+    with pytest.raises(CheckpointError, match=r"gone.safetensors: unknown model 'Gone'; choose from IMDN"):
+        load_model(tmp_path / "gone.safetensors")
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    save_weights(tmp_path / "nan.safetensors", model, {"model": "IMDN", "hyperparameters": SIZES})
+    with pytest.raises(CheckpointError, match=r"nan.safetensors holds values that are not finite, in head.bias"):
+        load_model(tmp_path / "nan.safetensors")
+
+
 def test_a_name_that_contains_module_keeps_its_letters():
     assert list(from_authors_names({"submodule.weight": torch.zeros(1)})) == ["submodule.weight"]
 

@@ -244,8 +244,22 @@ def test_small_training_images_are_left_out(decoded):
     assert [pair.name for pair in some.left_out] == ["0002"]
 
 
+def test_lr_of_another_scale_is_told(tmp_path):
+    write_rgb(tmp_path / "original/a.png", smooth_image(48, 60))
+    write_rgb(tmp_path / "LRbicx3/ax3.png", smooth_image(12, 15))
+    with pytest.raises(DataError, match=r"original/a.png is more than 8 pixels larger than 3 times .*LRbicx3/ax3.png"):
+        BenchmarkSet.from_set5(tmp_path, 3)
+
+
+def test_splits_are_known_without_a_set_s_name(decoded):
+    for folder in ("valid_HR", "valid_LR_bicubic"):
+        (decoded / f"DIV2K_{folder}").rename(decoded / folder)
+    assert [pair.name for pair in find_pairs(decoded, "training", 3)] == ["0001", "0002", "0010"]
+    assert [pair.name for pair in find_pairs(decoded, "validation", 3)] == ["0801", "0802"]
+
+
 def test_a_set_of_small_images_is_named(decoded):
-    with pytest.raises(DataError, match=r"no training image beside .*0001.npy.* as large as the 300 pixel patch; give"):
+    with pytest.raises(DataError, match=r"every training image of one set, such as .*0001.npy.*, is smaller than"):
         patches(decoded, patch_size=300)
 
 
@@ -255,10 +269,16 @@ def test_a_patch_that_is_no_multiple_of_the_scale(decoded, patch_size):
         patches(decoded, patch_size=patch_size)
 
 
-@pytest.mark.parametrize("content", (b"", b"not an array", "float"))
+@pytest.mark.parametrize("content", (b"", b"not an array", "float", "header", "several"))
 def test_a_damaged_array_is_named(decoded, content):
     file = decoded / "DIV2K_train_HR/0001.npy"
-    np.save(file, np.zeros((48, 60, 3))) if content == "float" else file.write_bytes(content)
+    if content == "float":
+        np.save(file, np.zeros((48, 60, 3)))
+    elif content == "several":
+        with file.open("wb") as several:
+            np.savez(several, np.zeros((48, 60, 3), np.uint8))
+    else:
+        file.write_bytes(file.read_bytes().replace(b"3)", b"3\x9b") if content == "header" else content)
     with pytest.raises(DataError, match=r"0001.npy .*png2npy.py again"):
         patches(decoded)
 

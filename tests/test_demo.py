@@ -16,7 +16,7 @@ from conftest import needs_reference, reference, smooth_image
 from test_models import COSTS
 
 import demo
-from dataset import SET5, TEACHER, find_pairs
+from dataset import SET5, find_pairs
 from models import build_model
 from utils.bicubic import imresize
 from utils.checkpoint import load_model, save_weights
@@ -25,6 +25,7 @@ from utils.ensemble import SelfEnsemble
 from utils.export import OnnxNetwork
 from utils.files import files_below
 from utils.images import read_rgb, write_rgb
+from utils.layout import TEACHER
 from utils.photo import Photo, read_photo, write_photo
 from utils.tiling import receptive_margin, super_resolve
 
@@ -375,7 +376,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--nf", "12"], "holds no weights of nf=12; the nearest are tiny"),
         (["--checkpoint", "Set5"], "Set5 is a folder; give a file"),
         (["--checkpoint", "model.onnx"], "model.onnx cannot be read as a checkpoint: it is for demo.py --backend onnx"),
-        (["--set5", "nowhere"], "nowhere has no LRbicx3/"),
+        (["--set5", "nowhere"], "nowhere is not a folder; a Set5 folder holds LRbicx3/"),
         (["--benchmark", "nowhere"], "nowhere is not a folder"),
         (["--model", "IMDN", "--nf", "6", "--cost-only"], "multiple of 4"),
         (["--input", "nowhere.png", "--output", "a.png"], "nowhere.png does not exist"),

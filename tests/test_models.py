@@ -250,9 +250,11 @@ def test_layers_apart_ends_with_its_block():
     assert not is_watched()
 
 
+@pytest.mark.parametrize("bf16", (False, True))
 @pytest.mark.parametrize("name", list(MODELS))
-def test_fused_code_agrees_with_the_layers_as_they_are(name, capsys):
-    check_layers(small(name, 3))
+def test_fused_code_agrees_with_the_layers_as_they_are(name, bf16, capsys):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        check_layers(small(name, 3))
     assert capsys.readouterr().err == "" and not is_watched()
 
 

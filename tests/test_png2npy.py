@@ -15,6 +15,7 @@ import png2npy
 from dataset import find_pairs
 from utils.bicubic import imresize
 from utils.images import IMAGE_SUFFIXES, read_rgb, write_rgb
+from utils.layout import TEACHER
 from utils.photo import read_header
 
 
@@ -384,6 +385,22 @@ def test_what_train_py_would_not_find_is_told(tmp_path, monkeypatch, capsys):
 def test_check_of_an_empty_tree(tmp_path, capsys):
     assert png2npy.main(["--check", str(tmp_path)]) == 1
     assert "holds no .npy files" in capsys.readouterr().err
+
+
+def test_a_taught_set_is_not_written_into(div2k, tmp_path, capsys):
+    (tmp_path / "DIV2K_decoded").mkdir()
+    (tmp_path / "DIV2K_decoded" / TEACHER).write_text("a larger network")
+    assert decode(div2k) == 1 and [f.name for f in (tmp_path / "DIV2K_decoded").iterdir()] == [TEACHER]
+    assert "DIV2K_decoded holds the images of a teacher; give another folder" in capsys.readouterr().err
+
+
+def test_a_name_too_long_for_its_npy_stops_no_other(div2k, capsys):
+    shutil.copy(div2k / "DIV2K_train_HR/0001.png", div2k / f"DIV2K_train_HR/{'a' * 250}.png")
+    for made in ("0003", "0004"):
+        shutil.copy(div2k / "DIV2K_train_HR/0001.png", div2k / f"DIV2K_train_HR/{made}.png")
+        assert decode(div2k, "--make-lr", "3") == 1
+        assert (div2k.with_name("DIV2K_decoded") / f"DIV2K_train_HR/{made}.npy").exists()
+    assert "too long" in capsys.readouterr().err
 
 
 def test_where_no_image_can_be_read_each_is_named(tmp_path, capsys):

@@ -20,13 +20,14 @@ import torch
 from conftest import authors_state, smooth_image
 
 import train
-from dataset import TEACHER, PairedPatches, find_pairs
+from dataset import PairedPatches, find_pairs
 from models import build_model, chain
 from utils.checkpoint import load_model, load_state, save_state, save_weights
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.files import locked
 from utils.images import write_rgb
+from utils.layout import TEACHER
 from utils.mixed_precision import MixedPrecision
 from utils.schedule import learning_rate_at
 from utils.tables import origins_of
@@ -454,6 +455,30 @@ def test_a_flat_validation_image_has_a_finite_psnr(decoded):
     assert 29 < train.validate(nearest, valid, Ranks(), args) < 50
 
 
+@pytest.mark.parametrize("name", ("best.safetensors", "best.pth"))
+def test_weights_in_the_way_are_not_replaced(decoded, tmp_path, name):
+    run(decoded, tmp_path / "first", "--epochs", "1")
+    kept = shutil.copy(tmp_path / "first" / name, tmp_path)
+    before = Path(kept).read_bytes()
+    with pytest.raises(SystemExit, match=f"error: .*{name} would be replaced; move it, or give another --save-dir"):
+        run(decoded, tmp_path, "--epochs", "1")
+    assert Path(kept).read_bytes() == before
+
+
+@pytest.mark.parametrize("others", ([1.0], [0.0]))
+def test_ranks_with_other_images_stop(decoded, others, monkeypatch):
+    args, _ = train.parse_args([*TINY, "--data", str(decoded), "--repeat", "1"])
+    train_set, valid_set, _ = train.open_data(args)
+    ranks = Mock(world=2, rank=1, sum=lambda values, device: [values[0] + others[0] * values[0]])
+    if others == [1.0]:
+        train.check_same_images((train_set, valid_set), None, ranks, args)
+    else:
+        with pytest.raises(
+            train.TrainingError, match="rank 1 has 3 training and 2 validation images and no .*, others"
+        ):
+            train.check_same_images((train_set, valid_set), None, ranks, args)
+
+
 def test_an_older_state_warns_of_the_epochs_that_it_replaces(decoded, tmp_path, capsys):
     run(decoded, tmp_path / "run", "--epochs", "1")
     older = shutil.copy(tmp_path / "run/last.pth", tmp_path / "run/older.pth")
@@ -601,7 +626,7 @@ def test_epochs_between_evaluations_are_saved_and_logged(decoded, tmp_path, monk
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
     assert [entry["valid_psnr_db"] is not None for entry in log] == [False, True, True]  # the last one is
     assert all(entry["train_loss"] > 0 for entry in log)
-    assert ["validation" in line for line in capsys.readouterr().out.splitlines()[-3:]] == [False, True, True]
+    assert ["validation" in line for line in capsys.readouterr().out.splitlines()[-4:-1]] == [False, True, True]
 
 
 def test_a_stretched_cosine_is_told_of(decoded, tmp_path, capsys):
@@ -658,6 +683,7 @@ def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
 )
 def test_the_layout_is_that_of_the_faster_convs(flags, compiler, expected, monkeypatch):
     monkeypatch.setattr(train.chain, "compiled", lambda: (object(), "") if compiler else (None, "no C++ compiler"))
+    monkeypatch.setattr(train, "check_layers", lambda model: None)  # which would run that object
     args, _ = train.parse_args(["--data", "sample", "--device", "cpu", *flags])
     train.build(args, None)
     assert args.channels_last == expected

@@ -58,6 +58,10 @@ def check_is_file(path: Path) -> None:
     """Raises CheckpointError where it is not one."""
     if not path.is_file():
         raise CheckpointError(f"{path} is a folder; give a file" if path.is_dir() else f"{path} does not exist")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 SAID_OF_DAMAGE = ("PytorchStreamReader", "inline_container", "corrupt", "[Errno 22]")  # by torch.load
@@ -194,7 +198,12 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
         raise CheckpointError(
             f"{path} does not say which network it holds; give --model (and --nf, --modules, --scale)"
         )
-    sizes = complete_hyperparameters(name, **{**hyperparameters, **metadata.get("hyperparameters", {})})
+    if unfit := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{path} holds values that are not finite, in {unfit[0]}; give those of another epoch")
+    try:
+        sizes = complete_hyperparameters(name, **{**hyperparameters, **metadata.get("hyperparameters", {})})
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     model = build_model(name, **sizes)
     try:
         model.load_state_dict(state, strict=True)

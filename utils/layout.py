@@ -10,10 +10,22 @@ from natsort import natsorted
 
 from utils.files import atomic_path
 
+TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
+
 
 def is_training_hr(folder: Path) -> bool:
     """Whether training reads it: X_train_HR, or X_HR where a set has no splits."""
-    return folder.name.endswith("_HR") and not folder.name.endswith(("_valid_HR", "_test_HR"))
+    return folder.name.endswith("_HR") and not (is_validation_hr(folder) or is_test_hr(folder))
+
+
+def is_validation_hr(folder: Path) -> bool:
+    """X_valid_HR, or valid_HR alone."""
+    return f"_{folder.name}".endswith("_valid_HR")
+
+
+def is_test_hr(folder: Path) -> bool:
+    """X_test_HR, or test_HR alone."""
+    return f"_{folder.name}".endswith("_test_HR")
 
 
 def lr_folder_of(hr_folder: Path, scale: int) -> Path:
@@ -40,6 +52,24 @@ def what_is_wrong(array: np.ndarray) -> str | None:
     if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.flags.c_contiguous:
         return None
     return f"holds {array.dtype} {array.shape}, not uint8 (H, W, 3) in C order"
+
+
+def read_array(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+    """The array of a .npy file.
+
+    Raises:
+        ValueError: a damaged file, or none; the message does not name it.
+        OSError, MemoryError: it cannot be read; a damaged header can claim any size.
+    """
+    try:
+        array = np.load(path, mmap_mode, allow_pickle=False)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever numpy's parser of headers meets: EOFError, SyntaxError, TokenError, ...
+        raise ValueError(str(error)) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError("it is an .npz file")
+    return array
 
 
 def write_array(path: Path, array: np.ndarray, made_from: Path) -> None:

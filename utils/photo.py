@@ -88,7 +88,7 @@ def read_header(data: bytes) -> Header:
         with Image.open(io.BytesIO(data)) as image:
             icc = image.info.get("icc_profile")
             return Header(is_tiff, image.mode, read_orientation(image), icc, image.has_transparency_data)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         return Header(is_tiff)
 
 
@@ -221,5 +221,6 @@ def _encode(suffix: str, image: np.ndarray, icc: bytes | None) -> bytes:
     except cv2.error:  # such as a WebP of more than 16383 pixels a side
         ok = False
     if not ok:
-        raise ValueError(f"{image.shape[1]}×{image.shape[0]} pixels do not fit {suffix}; use .png")
+        what = f"{image.shape[1]}×{image.shape[0]} pixels" + (" and its colour profile" if profile else "")
+        raise ValueError(f"{what} do not fit {suffix}; use .{'tif' if suffix == '.png' else 'png'}")
     return data.tobytes()
