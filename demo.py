@@ -568,7 +568,7 @@ def upscaling_jobs(source: Path, target: Path, format: str | None = None) -> lis
     first: dict[Path, Path] = {}
     for file, written in jobs:
         if (other := first.setdefault(written, file)) != file:
-            remedy = "give them one at a time" if root else "give a folder to mirror"
+            remedy = "give a folder to mirror" if file.name == other.name else "give each its own --output"
             raise DataError(f"--input {source}: {file} and {other} would both be {written}; {remedy}")
     return jobs
 

@@ -43,7 +43,6 @@ from dataset import (
 )
 from models import MODELS, build_model, chain, complete_hyperparameters, tail
 from models.blocks import SeparableConv
-from models.chain import check_layers
 from utils.checkpoint import (
     CheckpointError,
     load_state,
@@ -72,6 +71,7 @@ from utils.flags import (
 )
 from utils.hardware import check_device, hardware, has_bf16, without_tf32
 from utils.images import list_images
+from utils.layers import check_layers
 from utils.layout import TEACHER, sets_below
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, is_memory_shortage, keep_freed_memory, memory_shortage
@@ -261,8 +261,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     complete_network(args)
-    state, args.is_auto = None, args.resume == AUTO
-    if is_auto := args.is_auto:
+    state = None
+    is_auto = args.is_auto = args.resume == AUTO
+    if is_auto:
         args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
     if args.resume:
         try:
@@ -277,7 +278,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         if "--data" in given and len(args.data) != len(saved["data"]):
             saved["repeat"] = None  # it holds a weight for each set of before
         parser.set_defaults(**saved)
-        args = argparse.Namespace(**vars(parser.parse_args(argv)) | {"argv": args.argv, "resume": args.resume})
+        kept = {name: getattr(args, name) for name in ("argv", "resume", "is_auto")}
+        args = argparse.Namespace(**vars(parser.parse_args(argv)) | kept)
         for flag in FIXED:
             value, before = getattr(args, flag), saved[flag]
             if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
@@ -811,7 +813,7 @@ def check_same_images(
         training, validation = (len(each.pairs) for each in patches)
         raise TrainingError(
             f"rank {ranks.rank} has {training} training and {validation} validation images and {'a' if set5 else 'no'}"
-            f" {args.set5}, others have not the same; every machine needs the same --data and --set5"
+            f" {args.set5}, others have not the same, or of other names or sizes; every machine needs the same sets"
         )
 
 

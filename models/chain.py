@@ -1,9 +1,7 @@
 """Convs in a row on the CPU, plain or separable, as compiled C++ where a compiler is at hand."""
 
-import copy
 import ctypes
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from utils.hardware import device_of, without_tf32
 from utils.native import load_functions
 
 HOOKS_ON_ALL = [f"_global_{when}_hooks" for when in ("forward_pre", "forward", "backward_pre", "backward")]
@@ -37,34 +34,10 @@ def layers_apart() -> Iterator[None]:
         _apart = before
 
 
-@torch.inference_mode()
-def check_layers(model: nn.Module) -> None:
-    """Where the fused code gives anything but what a network's layers do, one at a time, these run from here on.
-
-    It does after an edit of the layers, which it does not know of. Tried with weights drawn for it, on a small image of
-    noise, on the network's device; a warning says what was found.
-    """
+def stay_apart() -> None:
+    """From here on every layer runs as a module, as in `layers_apart`."""
     global _apart
-    device, draw = device_of(model), torch.Generator().manual_seed(0)
-    drawn = copy.deepcopy(model)
-    for parameter in drawn.parameters():
-        spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
-        parameter.copy_(spread * torch.randn(parameter.shape, generator=draw, device="cpu"))
-    noise = torch.rand(1, 3, 16, 16, generator=draw, device="cpu").to(device)
-    with torch.random.fork_rng(devices=[]), without_tf32(), torch.autocast(device.type, enabled=False):
-        with layers_apart():
-            expected = drawn(noise)
-        try:
-            agrees = torch.allclose(drawn(noise), expected, rtol=1e-3, atol=1e-3 * expected.std().item())
-        except Exception:  # whatever the edit took from the fused code
-            agrees = False
-    if not agrees:
-        _apart = True
-        print(
-            f"warning: the layers of {type(model).__name__} no longer compute what the faster fused code for them does;"
-            " they run one at a time",
-            file=sys.stderr,
-        )
+    _apart = True
 
 
 class CShape(ctypes.Structure):

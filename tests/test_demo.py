@@ -757,7 +757,7 @@ def test_a_folder_is_written_in_one_format(published, capsys):
     assert run("--input", "in", "--output", "other", "--format", "png") == 1
     said = capsys.readouterr().err
     assert "b.png says the format by itself; leave out --format" in said
-    assert "would both be other/a.png; give them one at a time" in said and not Path("other").exists()
+    assert "would both be other/a.png; give each its own --output" in said and not Path("other").exists()
 
 
 def test_a_glob_that_would_write_two_pictures_into_one_is_refused(published, capsys):

@@ -12,10 +12,11 @@ from conftest import needs_reference, reference
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import MODELS, build_model, chain, complete_hyperparameters
-from models.chain import check_layers, is_watched, layers_apart
+from models.chain import is_watched, layers_apart
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from utils.cost import count_cost
+from utils.layers import check_layers
 
 # (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout. DRLN_dw is
 # the exception: the report prints 10.58146676 and 0.09062 of a layout that is only partly known.
@@ -255,6 +256,11 @@ def test_layers_apart_ends_with_its_block():
 def test_fused_code_agrees_with_the_layers_as_they_are(name, bf16, capsys):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         check_layers(small(name, 3))
+    assert capsys.readouterr().err == "" and not is_watched()
+
+
+def test_layers_that_draw_are_no_edit(capsys):
+    check_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)))
     assert capsys.readouterr().err == "" and not is_watched()
 
 

@@ -52,6 +52,7 @@ def test_jpegs_keep_the_colours_of_single_pixels(tmp_path):
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 200
     write_photo(tmp_path / "a.jpg", Photo(stripes))
     assert np.abs(read_photo(tmp_path / "a.jpg").rgb.astype(int) - stripes).max() < 12
+    assert max(Image.open(tmp_path / "a.jpg").quantization[0]) < 8  # at quality 95 it goes up to 12
 
 
 @pytest.mark.parametrize("suffix", (".png", ".webp"))

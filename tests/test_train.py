@@ -465,18 +465,29 @@ def test_weights_in_the_way_are_not_replaced(decoded, tmp_path, name):
     assert Path(kept).read_bytes() == before
 
 
-@pytest.mark.parametrize("others", ([1.0], [0.0]))
-def test_ranks_with_other_images_stop(decoded, others, monkeypatch):
-    args, _ = train.parse_args([*TINY, "--data", str(decoded), "--repeat", "1"])
-    train_set, valid_set, _ = train.open_data(args)
-    ranks = Mock(world=2, rank=1, sum=lambda values, device: [values[0] + others[0] * values[0]])
-    if others == [1.0]:
-        train.check_same_images((train_set, valid_set), None, ranks, args)
-    else:
-        with pytest.raises(
-            train.TrainingError, match="rank 1 has 3 training and 2 validation images and no .*, others"
-        ):
-            train.check_same_images((train_set, valid_set), None, ranks, args)
+def test_ranks_with_other_images_stop(decoded, tmp_path):
+    marks = []
+
+    def check(root, set5=None, others=None):
+        pairs = [find_pairs(root, split, 3) for split in ("training", "validation")]
+        sets = [PairedPatches([(each, 1)], scale=3, patch_size=24, split="training") for each in pairs]
+        ranks = Mock(
+            world=2, rank=1, sum=lambda values, _: marks.append(values[0]) or [values[0] + (others or values[0])]
+        )
+        train.check_same_images(sets, set5, ranks, Mock(set5="Set5"))
+
+    check(decoded)
+    check(decoded, set5=[("baby", None, None)])
+    other = shutil.copytree(decoded, tmp_path / "other")
+    np.save(other / "DIV2K_valid_HR/0802.npy", np.zeros((36, 39, 3), np.uint8))
+    np.save(other / "DIV2K_valid_LR_bicubic/X3/0802x3.npy", np.zeros((12, 13, 3), np.uint8))
+    check(other)
+    for file in other.rglob("0802*.npy"):
+        file.unlink()
+    check(other)
+    assert len(set(marks)) == 4
+    with pytest.raises(train.TrainingError, match="rank 1 has 3 training and 1 validation images and no Set5, others"):
+        check(other, others=marks[0])
 
 
 def test_an_older_state_warns_of_the_epochs_that_it_replaces(decoded, tmp_path, capsys):

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models import build_model, complete_hyperparameters
-from models.chain import check_layers
 from utils.files import atomic_path
 from utils.flags import first_line
+from utils.layers import check_layers
 
 FORMAT = 3
 STATE_KEYS = {"name", "hyperparameters", "args", "run", "model", "ema", "optimizer"}
@@ -56,9 +56,9 @@ def is_state(content: object) -> bool:
 
 def check_is_file(path: Path) -> None:
     """Raises CheckpointError where it is not one."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is a folder; give a file" if path.is_dir() else f"{path} does not exist")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is a folder; give a file" if path.is_dir() else f"{path} does not exist")
         path.open("rb").close()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
@@ -176,6 +176,12 @@ AUTHORS_NAMES = (
 )
 
 
+def check_finite(path: Path, state: dict[str, Tensor]) -> None:
+    """Raises CheckpointError where weights are infinite or not numbers."""
+    if unfit := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{path} holds values that are not finite, in {unfit[0]}; give those of another epoch")
+
+
 def load_model(path: Path, name: str | None = None, **hyperparameters: int | None) -> tuple[nn.Module, dict]:
     """Rebuilds a network from what its file says.
 
@@ -198,8 +204,7 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
         raise CheckpointError(
             f"{path} does not say which network it holds; give --model (and --nf, --modules, --scale)"
         )
-    if unfit := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"{path} holds values that are not finite, in {unfit[0]}; give those of another epoch")
+    check_finite(path, state)
     try:
         sizes = complete_hyperparameters(name, **{**hyperparameters, **metadata.get("hyperparameters", {})})
     except ValueError as error:
@@ -232,6 +237,7 @@ def take_weights(model: nn.Module, name: str, path: Path, scale: int) -> tuple[i
         raise CheckpointError(f"{path} is a training state; give the best.safetensors beside it, or --resume")
     if metadata.get("model") != name:
         raise CheckpointError(f"{path} holds {metadata.get('model', 'an unknown network')}, not {name}")
+    check_finite(path, weights)
     own = model.state_dict()
     if "head.weight" not in weights.keys() & own.keys():
         raise CheckpointError(f"{path} cannot be started from: {name} has no first conv called head")

@@ -27,7 +27,7 @@ UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
     8: lambda x: x.swapaxes(0, 1)[::-1],
 }
 COLOUR_SPACE = slice(16, 20)  # of an ICC profile's header (ICC.1, 7.2)
-# OpenCV's own settings lose more than one network gains over another
+# Set5 ×3 by IMDN_dw 32/10 has 32.04 dB as PNG, 31.95 dB so, and 31.62 dB by OpenCV's 95 and 4:2:0
 AS_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 HOLDS_16_BITS = (".png", ".tif", ".tiff")
 HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")
