@@ -668,12 +668,16 @@ def train_epoch(
     loss_is_finite = math.isfinite(mean)
     weights_are_finite = all(p.isfinite().all() for p in model.parameters())  # the last step's have been in no loss yet
     if not (loss_is_finite and weights_are_finite):
-        what = "the weights became infinite" if loss_is_finite else f"the loss became {mean}"
-        states = [args.save_dir / name for name in ("last.pth", "best.pth")]
-        names = " or ".join(shlex.quote(str(state)) for state in states if state.exists())
-        kept = f"go on by --resume {names}" if names else "start again"
-        raise TrainingError(f"{what} in epoch {epoch}; {kept} with a lower --lr, or with --clip 1")
+        raise diverged("the weights became infinite" if loss_is_finite else f"the loss became {mean}", epoch, args)
     return mean
+
+
+def diverged(what: str, epoch: int, args: argparse.Namespace) -> TrainingError:
+    """The error of a run that is lost, and how to go on from what was saved before."""
+    states = [args.save_dir / name for name in ("last.pth", "best.pth")]
+    names = " or ".join(shlex.quote(str(state)) for state in states if state.exists())
+    kept = f"go on by --resume {names}" if names else "start again"
+    return TrainingError(f"{what} in epoch {epoch}; {kept} with a lower --lr, or with --clip 1")
 
 
 def git_commit() -> str:
@@ -951,6 +955,8 @@ def train_epochs(
             "set5_psnr_db": set5_psnr_db,
             "hours": hours(),
         }
+        if is_due and math.isnan(entry["valid_psnr_db"]):
+            raise diverged("the validation PSNR became nan", epoch, args)
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
         if is_best:
             run.best_psnr_db = entry["valid_psnr_db"]

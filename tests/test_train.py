@@ -455,6 +455,13 @@ def test_a_flat_validation_image_has_a_finite_psnr(decoded):
     assert 29 < train.validate(nearest, valid, Ranks(), args) < 50
 
 
+def test_a_validation_of_nan_ends_the_run_and_is_not_saved(decoded, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "validate", lambda *_: math.nan)
+    with pytest.raises(SystemExit, match="error: the validation PSNR became nan in epoch 1; start again"):
+        run(decoded, tmp_path, "--epochs", "1")
+    assert not list(tmp_path.glob("*.pth"))
+
+
 @pytest.mark.parametrize("name", ("best.safetensors", "best.pth"))
 def test_weights_in_the_way_are_not_replaced(decoded, tmp_path, name):
     run(decoded, tmp_path / "first", "--epochs", "1")
