@@ -284,7 +284,7 @@ class PairedPatches:
 
     def _leave_out_small(self, pairs: Sequence[Pair]) -> list[Pair]:
         """A set's pairs that hold a patch; the others go to `left_out`."""
-        shortest = [min(shape[:2]) for shape in MappedArrays([pair.hr for pair in pairs]).shapes]
+        shortest = [min(open_array(pair.hr).shape[:2]) for pair in pairs]
         large = [pair for pair, length in zip(pairs, shortest) if length >= self.patch_size]
         if pairs and not large:
             raise DataError(

@@ -814,7 +814,7 @@ def check_same_images(
     mark = zlib.crc32(repr((images, set5 and [name for name, *_ in set5])).encode())
     (marks,) = ranks.sum((mark,), args.device)
     if marks != mark * ranks.world:
-        training, validation = (len(each.pairs) for each in patches)
+        training, validation = (each.photo_count for each in patches)
         raise TrainingError(
             f"rank {ranks.rank} has {training} training and {validation} validation images and {'a' if set5 else 'no'}"
             f" {args.set5}, others have not the same, or of other names or sizes; every machine needs the same sets"
