@@ -500,6 +500,37 @@ def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, n
     return items
 
 
+def read_sr(folder: Path, benchmark: BenchmarkSet, scale: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, sr, hr) of a benchmark's images, sr from a folder that any program wrote.
+
+    Its names are those of the benchmark, or these with one ending for all: baby.png, babyx3.png or baby_IMDN.png.
+
+    Raises:
+        DataError: no folder, an image that is missing or not `scale` times its LR, or several endings.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    files = by_name(list_images(folder))
+    first, *others = names = [name for name, *_ in benchmark]
+    endings = natsorted(stem[len(first) :] for stem in files if stem.startswith(first))
+    complete = [ending for ending in endings if all(f"{name}{ending}" in files for name in others)]
+    if len(complete) > 1:
+        two = " and ".join(files[f"{first}{ending}"].name for ending in complete[:2])
+        raise DataError(f"{folder} holds several images for each of {benchmark.name}, such as {two}; give one a folder")
+    if not complete:
+        ending = endings[0] if endings else ""
+        missing = next(name for name in names if f"{name}{ending}" not in files)
+        raise DataError(f"{folder} holds no {missing}{ending}; every image of {benchmark.name} is scored, by its name")
+    for name, lr, hr in benchmark:
+        file = files[f"{name}{complete[0]}"]
+        sr = read_named(file)
+        height, width = (scale * length for length in lr.shape[:2])
+        if sr.shape[:2] != (height, width):
+            found = f"{sr.shape[1]}×{sr.shape[0]}, not {width}×{height}"
+            raise DataError(f"{file} is {found}, {scale} times its LR (--scale says how many times)")
+        yield name, sr, hr
+
+
 def read_named(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an image file.
 

@@ -4,6 +4,7 @@ python demo.py                                              # published weights,
 python demo.py --all                                        # everything in checkpoint/, one table
 python demo.py --all --training                             # how each of them was trained
 python demo.py --protocol paper --benchmark B100            # Y-PSNR and SSIM on any folder of images
+python demo.py --protocol paper --benchmark B100 --sr sr    # the same of SR images that any program made
 python demo.py --model IMDN_dw --nf 40 --modules 6 --cost-only
 python demo.py --input photo.jpg --output photo_x3.png
 python demo.py --compare comparison.png --hr photo.png      # LR, bicubic, ours and HR side by side
@@ -39,6 +40,7 @@ from dataset import (
     downscaled,
     find_pairs,
     open_array,
+    read_sr,
 )
 from models import MODELS, build_model, complete_hyperparameters
 from utils.bicubic import imresize
@@ -46,12 +48,12 @@ from utils.checkpoint import CheckpointError, load_model, network_name, read_wei
 from utils.cost import count_cost
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
-from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, to_tensor
+from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, is_made_from
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop
 from utils.hardware import check_device
-from utils.images import IMAGE_SUFFIXES, list_images
+from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
 from utils.layout import TEACHER, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -75,11 +77,13 @@ MODES = {
     "training": {"all"},
     "all": {"ensemble", "protocol", "set5", "benchmark", "json", "plot", "curves"},
     "publish": {"checkpoint", "set5", "benchmark", "data_note", "overwrite"},
+    "sr": {"scale", "protocol", "set5", "benchmark", "json"},
     "export": SIZES | {"checkpoint"},
     "web": RUNS - {"backend"} | TILES | {"port"},
     "teach": RUNS | TILES | {"output", "share", "from_hr"},
     "compare": RUNS | TILES | {"input", "hr", "crop"},
     "input": RUNS | TILES | {"output", "format", "overwrite"},
+    "save_sr": RUNS | {"protocol", "set5", "benchmark", "csv", "json", "overwrite"},
     "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
 }
 
@@ -109,7 +113,7 @@ def add_network_flags(parser: FlagParser) -> None:
     group.add_argument("--nf", type=int, help="features of --model")
     group.add_argument("--modules", type=int, help="blocks of --model")
     group.add_argument(
-        "--scale", type=int, choices=(2, 3, 4), help="chooses in checkpoint/ (default: 3), or is that of --model"
+        "--scale", type=int, choices=(2, 3, 4), help="chooses in checkpoint/ (default: 3); that of --model, of --sr"
     )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
@@ -122,6 +126,8 @@ def add_scoring_flags(parser: FlagParser) -> None:
         "--set5", type=Path, help="folder with original/ and, for ×3, LRbicx3/ (default: Set5, else fetched)"
     )
     group.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
+    group.add_argument("--sr", type=Path, metavar="DIR", help="score these SR images instead, whatever made them")
+    group.add_argument("--save-sr", type=Path, metavar="DIR", help="write the SR images that are scored, as PNG")
     group.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
     group.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs, ×3")
@@ -154,7 +160,9 @@ def add_upscaling_flags(parser: FlagParser) -> None:
     group.add_argument("--output", type=Path, help="image or folder to write")
     formats = [suffix[1:] for suffix in IMAGE_SUFFIXES]
     group.add_argument("--format", choices=formats, help="of the images in that folder (default: of each input)")
-    group.add_argument("--overwrite", action="store_true", help="replace what --output, or checkpoint/, holds already")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace what --output, --save-sr or checkpoint/ holds already"
+    )
     group.add_argument("--tile", type=at_least_1, help="longest side of a tile, LR pixels (default: some 768 MB)")
     group.add_argument("--batch", type=at_least_1, help="tiles at once (default: what memory allows)")
     group.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
@@ -290,7 +298,13 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     if args.csv and not is_reports_benchmark(asked):
         found = f"{benchmark.name} ×{scale}, {protocol} protocol{', --ensemble' * args.ensemble}"
         raise DataError(f"--csv is the course's file, of Set5 ×3 by its protocol without --ensemble; this is {found}")
-    scores = evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol)
+    if args.save_sr:
+        check_can_take_sr(args.save_sr, benchmark, args)
+    scores = []
+    for image in tqdm(benchmark, leave=False, disable=None):
+        scores += evaluate(model, [image], scale, protocol)
+        if args.save_sr:
+            write_rgb(args.save_sr / f"{scores[-1].name}.png", scores[-1].sr)
     if args.csv:
         write_csv(args.csv, scores)
     result = {
@@ -363,6 +377,31 @@ def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namesp
     return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
 
 
+def check_can_take_sr(folder: Path, benchmark: BenchmarkSet, args: argparse.Namespace) -> None:
+    """Raises DataError where --save-sr would replace what is there: SR without --overwrite, HR in any case."""
+    hr = args.benchmark or (args.set5 or DEFAULT_SET5) / "original"
+    if folder.exists() and hr.exists() and folder.samefile(hr):
+        raise DataError(f"--save-sr {folder} holds the HR images; give another folder")
+    for name, *_ in benchmark:
+        if (file := folder / f"{name}.png").exists() and not args.overwrite:
+            raise DataError(f"--save-sr {folder} holds {file.name} already; --overwrite replaces it")
+
+
+def score_files(args: argparse.Namespace) -> dict:
+    """Scores the images of --sr; the keys are those of --json."""
+    scale = args.scale or 3
+    benchmark = open_benchmark(args, scale)
+    scores = []
+    for name, sr, hr in tqdm(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False, disable=None):
+        try:
+            scores.append(measure(name, to_tensor(sr), to_tensor(hr), scale, args.protocol))
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
+    asked = {"sr": str(args.sr), "scale": scale, "protocol": args.protocol, "images": benchmark.name}
+    bicubic = {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
+    return asked | summarise(scores) | bicubic
+
+
 def summarise(scores: Sequence[Score]) -> dict:
     """Averages of per-image scores, and these."""
     measured = [s for s in scores if s.ssim is not None]
@@ -395,16 +434,20 @@ def in_words(named: dict) -> str:
 
 
 def format_sheet(result: dict) -> str:
-    architecture = in_words(result["hyperparameters"])
     colour = "RGB" if result["protocol"] == "course" else "Y"
-    ensemble = ", ×8 self-ensemble" if result["ensemble"] else ""
-    lines = [f"{result['model']} {architecture}, {result['protocol']} protocol on {result['images']}{ensemble}"]
+    if "sr" in result:
+        scored = f"{result['sr']} ×{result['scale']}"
+    else:
+        scored = f"{result['model']} {in_words(result['hyperparameters'])}"
+    ensemble = ", ×8 self-ensemble" if result.get("ensemble") else ""
+    lines = [f"{scored}, {result['protocol']} protocol on {result['images']}{ensemble}"]
     lines += [f"  {name:<16}{psnr_db:8.4f} dB" for name, psnr_db in result["per_image"].items()]
     lines += [f"Average PSNR ({colour}): {result['average_psnr_db']:.3f} dB"]
     lines += [f"Bicubic: {result['bicubic_psnr_db']:.3f} dB"]
     if "ssim" in result:
         lines += [f"Average SSIM (Y): {result['ssim']:.4f}"]
-    lines += [f"FLOPs: {result['flops_g']:.13g} G", f"PARAMS: {result['params_m']:.6f} M"]
+    if "flops_g" in result:
+        lines += [f"FLOPs: {result['flops_g']:.13g} G", f"PARAMS: {result['params_m']:.6f} M"]
     if "makes_budget" in result:
         missed = missed_conditions(result["average_psnr_db"], result["flops_g"])
         lines += [
@@ -787,7 +830,7 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
 
 def check_targets(args: argparse.Namespace) -> None:
     """Raises OSError where what will be written could not be, before the work is done."""
-    for flag in ("output", *WRITES):
+    for flag in ("output", "save_sr", *WRITES):
         if path := getattr(args, flag):
             check_writable(path if path.is_dir() else path.parent, f"--{flag} {path}")
     if args.publish:
@@ -804,6 +847,9 @@ def run(args: argparse.Namespace) -> int:
         score_all(args)
     elif args.publish:
         publish(args)
+    elif args.sr:
+        result = score_files(args)
+        print(to_json(result) if args.json else format_sheet(result))
     elif args.web:
         serve(open_page(args), args.port)
     else:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import needs_reference, reference, smooth_image
+from natsort import natsorted
 from test_models import COSTS
 
 import demo
@@ -133,6 +134,67 @@ def test_the_paper_protocol_measures_ssim_on_any_folder(set5, capsys):
     assert run("--protocol", "paper") == 0
     sheet = capsys.readouterr().out
     assert "Average SSIM (Y)" in sheet and "Kaggle" not in sheet
+
+
+@pytest.mark.parametrize("protocol", ["course", "paper"])
+def test_saved_sr_images_score_as_the_network_did(protocol, set5, capsys):
+    flags = ("--protocol", protocol)
+    network = run_json(capsys, *flags, "--save-sr", "out/sr")
+    assert natsorted(file.name for file in Path("out/sr").iterdir()) == [f"{name}.png" for name in SET5]
+    for ending in ("", "x3", "_IMDN"):
+        for file in list(Path("out/sr").iterdir()):
+            file.rename(file.with_stem(file.stem[: len(file.stem.split("x3")[0])] + ending))
+        files = run_json(capsys, *flags, "--sr", "out/sr")
+        assert files.pop("sr") == str(Path("out/sr"))
+        assert files.items() <= network.items() and "flops_g" not in files
+    assert run(*flags, "--sr", "out/sr") == 0
+    sheet = capsys.readouterr().out
+    assert "sr ×3, " in sheet and "Bicubic: " in sheet and "FLOPs" not in sheet and "Budget" not in sheet
+
+
+def test_other_scales_and_folders_of_sr_images_are_scored(set5, capsys):
+    for scale in (2, 4):
+        for file in Path("Set5/original").iterdir():
+            hr = read_rgb(file)
+            height, width = (length // scale * scale for length in hr.shape[:2])
+            write_rgb(Path(f"sr/{file.name}"), hr[:height, :width])
+        result = run_json(capsys, "--benchmark", "Set5/original", "--sr", "sr", "--scale", scale)
+        assert (result["scale"], result["average_psnr_db"]) == (scale, None)  # equal images
+
+
+def test_sr_images_that_cannot_be_scored_are_named(set5, capsys):
+    def refused(*flags: str) -> str:
+        assert run("--sr", "sr", *flags) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "sr is not a folder" in refused()
+    for name in SET5[:4]:
+        write_rgb(Path(f"sr/{name}_IMDN.png"), read_rgb(Path(f"Set5/original/{name}.png")))
+    assert "sr holds no woman_IMDN; every image of Set5 is scored, by its name" in refused()
+    write_rgb(Path("sr/woman_IMDN.png"), smooth_image(36, 33))
+    assert "woman_IMDN.png is 33×36, not 30×36, 3 times its LR" in refused()
+    for name in SET5:
+        write_rgb(Path(f"sr/{name}.png"), read_rgb(Path(f"Set5/original/{name}.png")))
+    assert "several images for each of Set5, such as baby.png and baby_IMDN.png" in refused()
+    write_rgb(Path("tiny/a.png"), smooth_image(6, 6))
+    shutil.rmtree("sr")
+    write_rgb(Path("sr/a.png"), smooth_image(6, 6))
+    assert "error: a: border 3 leaves no pixels" in refused("--benchmark", "tiny", "--protocol", "paper")
+
+
+def test_saved_sr_images_replace_nothing_unasked(set5, capsys):
+    assert run("--save-sr", "sr") == 0
+    written = Path("sr/baby.png").read_bytes()
+    Path("sr/baby.png").write_text("mine")
+    assert run("--save-sr", "sr") == 1
+    assert "sr holds baby.png already; --overwrite" in capsys.readouterr().err
+    assert Path("sr/baby.png").read_text() == "mine"
+    assert run("--save-sr", "sr", "--overwrite") == 0
+    assert Path("sr/baby.png").read_bytes() == written
+    for flags in ((), ("--benchmark", "Set5/original")):
+        assert run("--save-sr", "Set5/original", "--overwrite", *flags) == 1
+        assert "holds the HR images; give another folder" in capsys.readouterr().err
 
 
 def test_equal_images_have_no_infinity_in_json():
@@ -352,7 +414,10 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["--data-note", "a"], "--data-note goes with --publish"),
         (["--compare", "a.png"], "--compare needs --input or --hr"),
         (["--hr", "a.png"], "--hr goes with --compare"),
-        (["--overwrite"], "--overwrite goes with --publish, --input"),
+        (["--overwrite"], "--overwrite goes with --publish, --input, --save-sr"),
+        (["--sr", "a", "--save-sr", "b"], "--save-sr does not go with --sr"),
+        (["--sr", "a", "--model", "IMDN"], "--model does not go with --sr, which takes --benchmark"),
+        (["--all", "--save-sr", "a"], "--save-sr does not go with --all"),
         (["--set5", "a", "--benchmark", "b"], "give one"),
         (["--all", "--tile", "9"], "--tile does not go with --all"),
         (["--csv", "photo.png"], "--csv photo.png: its name must end in .csv"),

@@ -98,6 +98,7 @@ def fill_workplace() -> None:
         "wallpapers/a.png",
         "photo.png",
         "photos/a.png",
+        "results/B100/a_IMDN.png",
     ):
         write_rgb(Path(name), smooth_image(36, 36))
     for name in (*(f"Set5/LRbicx3/{name}x3.png" for name in SET5),):

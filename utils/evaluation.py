@@ -19,13 +19,13 @@ PROTOCOLS = ("course", "paper")
 
 @dataclass
 class Score:
-    """One image's figures; ssim is measured by the paper protocol only, sr (H, W, 3) kept by the course's."""
+    """One image's figures, and sr, (H, W, 3) uint8, which they are of; ssim is measured by the paper protocol only."""
 
     name: str
     psnr_db: float
     mse: float
+    sr: np.ndarray
     ssim: float | None = None
-    sr: np.ndarray | None = None
 
 
 def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -44,28 +44,36 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     Raises:
         ValueError: an unknown protocol, or an image too small for it, named.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     device = device_of(model)
+    super_resolve = partial(course_tiled, model, scale=scale) if protocol == "course" else model
     scores = []
     for name, lr, hr in images:
         try:
             with without_tf32():
-                scores.append(_score(model, name, to_tensor(lr, device), to_tensor(hr, device), scale, protocol))
+                sr = super_resolve(to_tensor(lr, device))
+            scores.append(measure(name, sr, to_tensor(hr, device), scale, protocol))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     return scores
 
 
-def _score(model: nn.Module, name: str, lr: Tensor, hr: Tensor, scale: int, protocol: str) -> Score:
-    if protocol == "course":
-        sr = course_tiled(model, lr, scale)
-        hr = crop_to(hr, sr)
-        image = quantise(sr)[0].byte().permute(1, 2, 0).cpu().numpy()
-        return Score(name, psnr_rgb(sr, hr).item(), mse_255(sr, hr).item(), sr=image)
-    sr = model(lr)
+def measure(name: str, sr: Tensor, hr: Tensor, scale: int, protocol: str) -> Score:
+    """Scores one image, whatever made it.
+
+    Args:
+        sr, hr: (1, 3, H, W) RGB in [0, 1], hr at least as large; what sr does not cover of it is left out.
+        scale, protocol: as evaluate() takes them.
+    Raises:
+        ValueError: an unknown protocol, or an image too small for it.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     hr = crop_to(hr, sr)
-    return Score(name, psnr_y(sr, hr, border=scale).item(), mse_255(sr, hr).item(), ssim_y(sr, hr, border=scale).item())
+    mse = mse_255(sr, hr).item()
+    image = quantise(sr)[0].byte().permute(1, 2, 0).cpu().numpy()
+    if protocol == "course":
+        return Score(name, psnr_rgb(sr, hr).item(), mse, image)
+    return Score(name, psnr_y(sr, hr, border=scale).item(), mse, image, ssim_y(sr, hr, border=scale).item())
 
 
 def bicubic_psnr_db(images: Iterable, scale: int, protocol: str) -> float:
