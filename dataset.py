@@ -503,32 +503,41 @@ def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, n
 def read_sr(folder: Path, benchmark: BenchmarkSet, scale: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(name, sr, hr) of a benchmark's images, sr from a folder that any program wrote.
 
-    Its names are those of the benchmark, or these with one ending for all: baby.png, babyx3.png or baby_IMDN.png.
+    Raises:
+        DataError: as `sr_files`, or an image that is not `scale` times its LR.
+    """
+    files = sr_files(folder, benchmark)
+    for name, lr, hr in benchmark:
+        sr = read_named(files[name])
+        height, width = (scale * length for length in lr.shape[:2])
+        if sr.shape[:2] != (height, width):
+            found = f"{sr.shape[1]}×{sr.shape[0]}, but {scale} times its LR is {width}×{height}"
+            raise DataError(f"{files[name]} is {found}: it is of another LR; --protocol and --scale say of which")
+        yield name, sr, hr
+
+
+def sr_files(folder: Path, benchmark: BenchmarkSet) -> dict[str, Path]:
+    """A benchmark's SR images in a folder, by its names, which end alike there: baby.png, babyx3.png or baby_IMDN.png.
 
     Raises:
-        DataError: no folder, an image that is missing or not `scale` times its LR, or several endings.
+        DataError: no folder, a missing image, or several for each.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    files = by_name(list_images(folder))
-    first, *others = names = [name for name, *_ in benchmark]
-    endings = natsorted(stem[len(first) :] for stem in files if stem.startswith(first))
-    complete = [ending for ending in endings if all(f"{name}{ending}" in files for name in others)]
-    if len(complete) > 1:
-        two = " and ".join(files[f"{first}{ending}"].name for ending in complete[:2])
+    names = [name for name, *_ in benchmark]
+    of_ending: dict[str, dict[str, Path]] = {}
+    for stem, file in by_name(list_images(folder)).items():
+        if begins := [name for name in names if stem.startswith(name)]:
+            name = max(begins, key=len)
+            of_ending.setdefault(stem[len(name) :], {})[name] = file
+    ending, files = max(of_ending.items(), key=lambda item: len(item[1]), default=("", {}))
+    if missing := [name for name in names if name not in files]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"{folder} lacks {missing[0]}{ending}{more} of {benchmark.name}; every image is scored")
+    if others := [found for found in of_ending.values() if found is not files and len(found) == len(names)]:
+        two = f"{files[names[0]].name} and {others[0][names[0]].name}"
         raise DataError(f"{folder} holds several images for each of {benchmark.name}, such as {two}; give one a folder")
-    if not complete:
-        ending = endings[0] if endings else ""
-        missing = next(name for name in names if f"{name}{ending}" not in files)
-        raise DataError(f"{folder} holds no {missing}{ending}; every image of {benchmark.name} is scored, by its name")
-    for name, lr, hr in benchmark:
-        file = files[f"{name}{complete[0]}"]
-        sr = read_named(file)
-        height, width = (scale * length for length in lr.shape[:2])
-        if sr.shape[:2] != (height, width):
-            found = f"{sr.shape[1]}×{sr.shape[0]}, not {width}×{height}"
-            raise DataError(f"{file} is {found}, {scale} times its LR (--scale says how many times)")
-        yield name, sr, hr
+    return files
 
 
 def read_named(path: Path) -> np.ndarray:

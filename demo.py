@@ -19,7 +19,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import takewhile
@@ -77,7 +77,7 @@ MODES = {
     "training": {"all"},
     "all": {"ensemble", "protocol", "set5", "benchmark", "json", "plot", "curves"},
     "publish": {"checkpoint", "set5", "benchmark", "data_note", "overwrite"},
-    "sr": {"scale", "protocol", "set5", "benchmark", "json"},
+    "sr": {"scale", "protocol", "set5", "benchmark", "csv", "json"},
     "export": SIZES | {"checkpoint"},
     "web": RUNS - {"backend"} | TILES | {"port"},
     "teach": RUNS | TILES | {"output", "share", "from_hr"},
@@ -108,12 +108,12 @@ def add_network_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--model",
         choices=list(MODELS),
-        help="which of checkpoint/, what a --checkpoint holds that does not say it, or what to count",
+        help="network: of checkpoint/, of a --checkpoint that does not say which it holds, or of --cost-only",
     )
     group.add_argument("--nf", type=int, help="features of --model")
     group.add_argument("--modules", type=int, help="blocks of --model")
     group.add_argument(
-        "--scale", type=int, choices=(2, 3, 4), help="chooses in checkpoint/ (default: 3); that of --model, of --sr"
+        "--scale", type=int, choices=(2, 3, 4), help="of the network, or of the images of --sr (default: 3)"
     )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
@@ -126,7 +126,13 @@ def add_scoring_flags(parser: FlagParser) -> None:
         "--set5", type=Path, help="folder with original/ and, for ×3, LRbicx3/ (default: Set5, else fetched)"
     )
     group.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
-    group.add_argument("--sr", type=Path, metavar="DIR", help="score these SR images instead, whatever made them")
+    group.add_argument(
+        "--sr",
+        type=Path,
+        metavar="DIR",
+        help="score the SR images of this folder, of any program, instead of a network's; they are called as the HR"
+        " images are, or so with one ending for all",
+    )
     group.add_argument("--save-sr", type=Path, metavar="DIR", help="write the SR images that are scored, as PNG")
     group.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
@@ -262,7 +268,7 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
     if not args.benchmark:
         return open_set5(args, scale, args.protocol)
     benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-    if args.protocol == "course":  # which has LR images of its own
+    if args.protocol == "course" and not args.sr:  # it has LR images of its own, and other programs theirs
         benchmark.name += ", LR by bicubic"
     return benchmark
 
@@ -271,8 +277,9 @@ def open_set5(args: argparse.Namespace, scale: int, protocol: str) -> BenchmarkS
     """--set5, or Set5, fetched where absent; scikit-image's photos with no network."""
     root = args.set5 or DEFAULT_SET5
     if not args.set5 and not root.exists() and (failure := fetch_failure(root.absolute())):
-        if args.csv:
-            raise DataError(f"--csv needs Set5, which could not be fetched ({failure}); give --set5 DIR")
+        for flag, needs_it in (("--csv", args.csv), ("--sr", args.sr), ("--save-sr", args.save_sr)):
+            if needs_it:
+                raise DataError(f"{flag} needs Set5, which could not be fetched ({failure}); give --set5 DIR")
         return BenchmarkSet.sample(scale)
     return BenchmarkSet.from_set5(root, scale, make_lr=protocol == "paper")
 
@@ -295,18 +302,10 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     scale = hyperparameters["scale"]
     flops_g, params_m = count_cost(getattr(model, "layout", model))
     asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
-    if args.csv and not is_reports_benchmark(asked):
-        found = f"{benchmark.name} ×{scale}, {protocol} protocol{', --ensemble' * args.ensemble}"
-        raise DataError(f"--csv is the course's file, of Set5 ×3 by its protocol without --ensemble; this is {found}")
+    check_csv(asked, args)
     if args.save_sr:
         check_can_take_sr(args.save_sr, benchmark, args)
-    scores = []
-    for image in tqdm(benchmark, leave=False, disable=None):
-        scores += evaluate(model, [image], scale, protocol)
-        if args.save_sr:
-            write_rgb(args.save_sr / f"{scores[-1].name}.png", scores[-1].sr)
-    if args.csv:
-        write_csv(args.csv, scores)
+    scores = collect(evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol), args)
     result = {
         "model": metadata["model"],
         "hyperparameters": hyperparameters,
@@ -377,11 +376,31 @@ def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namesp
     return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
 
 
+def collect(scores: Iterable[Score], args: argparse.Namespace) -> list[Score]:
+    """Takes scores as they come, their SR to --save-sr and let go, and writes --csv."""
+    collected = []
+    for scored in scores:
+        if args.save_sr:
+            write_rgb(args.save_sr / f"{scored.name}.png", scored.sr)
+        collected.append(replace(scored, sr=None))
+    if args.csv:
+        write_csv(args.csv, collected)
+    return collected
+
+
+def check_csv(asked: dict, args: argparse.Namespace) -> None:
+    """Raises DataError where --csv, the course's file, would hold other scores than the course's."""
+    if args.csv and not is_reports_benchmark(asked):
+        found = "{images} ×{scale}, {protocol} protocol".format(**asked) + ", --ensemble" * asked["ensemble"]
+        raise DataError(f"--csv is the course's file, of Set5 ×3 by its protocol without --ensemble; this is {found}")
+
+
 def check_can_take_sr(folder: Path, benchmark: BenchmarkSet, args: argparse.Namespace) -> None:
-    """Raises DataError where --save-sr would replace what is there: SR without --overwrite, HR in any case."""
-    hr = args.benchmark or (args.set5 or DEFAULT_SET5) / "original"
-    if folder.exists() and hr.exists() and folder.samefile(hr):
-        raise DataError(f"--save-sr {folder} holds the HR images; give another folder")
+    """Raises DataError where --save-sr would replace what is there: SR without --overwrite, HR and LR in any case."""
+    root = args.set5 or DEFAULT_SET5
+    sources = [args.benchmark] if args.benchmark else [root, root / "original", *root.glob("LRbicx*")]
+    if folder.exists() and any(folder.samefile(source) for source in sources):
+        raise DataError(f"--save-sr {folder} is the benchmark's; give another folder")
     for name, *_ in benchmark:
         if (file := folder / f"{name}.png").exists() and not args.overwrite:
             raise DataError(f"--save-sr {folder} holds {file.name} already; --overwrite replaces it")
@@ -391,15 +410,15 @@ def score_files(args: argparse.Namespace) -> dict:
     """Scores the images of --sr; the keys are those of --json."""
     scale = args.scale or 3
     benchmark = open_benchmark(args, scale)
-    scores = []
-    for name, sr, hr in tqdm(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False, disable=None):
-        try:
-            scores.append(measure(name, to_tensor(sr), to_tensor(hr), scale, args.protocol))
-        except ValueError as error:
-            raise DataError(f"{name}: {error}") from error
-    asked = {"sr": str(args.sr), "scale": scale, "protocol": args.protocol, "images": benchmark.name}
-    bicubic = {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
-    return asked | summarise(scores) | bicubic
+    asked = {"scale": scale, "protocol": args.protocol, "ensemble": False, "images": benchmark.name}
+    check_csv(asked, args)
+    images = tqdm(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False, disable=None)
+    measured = (measure(name, to_tensor(sr), to_tensor(hr), scale, args.protocol) for name, sr, hr in images)
+    scores = collect(measured, args)
+    result = {"sr": str(args.sr), **asked, **summarise(scores)}
+    if is_reports_benchmark(asked):
+        result["kaggle_score"] = kaggle_score([s.mse for s in scores])
+    return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
 
 
 def summarise(scores: Sequence[Score]) -> dict:
@@ -439,7 +458,7 @@ def format_sheet(result: dict) -> str:
         scored = f"{result['sr']} ×{result['scale']}"
     else:
         scored = f"{result['model']} {in_words(result['hyperparameters'])}"
-    ensemble = ", ×8 self-ensemble" if result.get("ensemble") else ""
+    ensemble = ", ×8 self-ensemble" if result["ensemble"] else ""
     lines = [f"{scored}, {result['protocol']} protocol on {result['images']}{ensemble}"]
     lines += [f"  {name:<16}{psnr_db:8.4f} dB" for name, psnr_db in result["per_image"].items()]
     lines += [f"Average PSNR ({colour}): {result['average_psnr_db']:.3f} dB"]
@@ -453,8 +472,9 @@ def format_sheet(result: dict) -> str:
         lines += [
             f"Budget: {'missed: ' + '; '.join(missed) if missed else 'You will get this 10 points.'}",
             f"Overall ranking score: {result['ranking_score']:.3f}",
-            f"Kaggle score: {result['kaggle_score']:.6f}",
         ]
+    if "kaggle_score" in result:
+        lines += [f"Kaggle score: {result['kaggle_score']:.6f}"]
     return "\n".join(lines)
 
 
@@ -830,7 +850,9 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
 
 def check_targets(args: argparse.Namespace) -> None:
     """Raises OSError where what will be written could not be, before the work is done."""
-    for flag in ("output", "save_sr", *WRITES):
+    if args.save_sr:
+        check_writable(args.save_sr, f"--save-sr {args.save_sr}")
+    for flag in ("output", *WRITES):
         if path := getattr(args, flag):
             check_writable(path if path.is_dir() else path.parent, f"--{flag} {path}")
     if args.publish:

@@ -1,8 +1,8 @@
 r"""Train a network on decoded DIV2K and Flickr2K, or on the photos that scikit-image ships.
 
-    python train.py --model IMDN_dw --nf 40 --modules 6
-    python train.py --model IMDN_dw --nf 40 --modules 6 --optimizer soap --cautious --lr 6e-3 \
-        --init interpolation --loss fourier --schedule cosine --epochs 20 --ema 0.999 --clip 1 --detail 1
+    python train.py --model IMDN_dw --nf 40 --modules 6                         # the report's settings
+    python train.py --model IMDN_dw --nf 40 --modules 6 --recipe long --init interpolation --epochs 40
+    python train.py --init runs/IMDN_dw_nf40_m6_x3/best.safetensors --save-dir runs/short --recipe short --minutes 10
     python train.py --resume runs/IMDN_dw_nf40_m6_x3/last.pth
 
 Writes to --save-dir: last.pth and best.pth (training states; best by validation PSNR), best.safetensors (the weights
@@ -85,6 +85,14 @@ from utils.soap import SOAP
 DOWNLOADS = """\
   wget https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_{train_HR,train_LR_bicubic_X3,valid_HR,valid_LR_bicubic_X3}.zip
   wget http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"""
+
+# What --recipe stands for; flags beside it win. The length of a run is for --epochs, --iterations or --minutes to say.
+RECIPES = {
+    "long": "--optimizer soap --cautious --lr 6e-3 --lr-min 5e-5 --warmup 200 --schedule cosine --loss fourier"
+    " --batch 8 --patch 96 --ema 0.999 --clip 1 --detail 1 --noise 0.02",
+    "short": "--optimizer soap --cautious --lr 3e-4 --warmup 50 --schedule cosine --loss psnr"
+    " --batch 8 --patch 192 --ema 0.999 --clip 1 --noise 0.05",
+}
 
 LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": psnr_loss}
 
@@ -185,6 +193,12 @@ def add_data_flags(parser: FlagParser) -> None:
 def add_optimisation_flags(parser: FlagParser) -> None:
     switch = argparse.BooleanOptionalAction
     group = parser.add_argument_group("optimisation (defaults are the report's)")
+    group.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        help="settings that get further than the defaults; what else is given stands. "
+        + "; ".join(f"{name}: {flags}" for name, flags in RECIPES.items()),
+    )
     group.add_argument("--batch", type=at_least_1, default=16, help="of all processes together")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=at_least_1, default=2000)
@@ -207,12 +221,12 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         "--schedule",
         choices=("report", "cosine"),
         default="report",
-        help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run",
+        help="report: cosine over half of the run, then constant; cosine: warm-up, then cosine over the whole run",
     )
     group.add_argument(
         "--lr-min", type=not_negative, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
     )
-    group.add_argument("--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report")
+    group.add_argument("--anneal-epochs", type=at_least_1, help="of --schedule report (default: half of the run)")
     group.add_argument(
         "--warmup",
         type=at_least_0,
@@ -258,8 +272,11 @@ def add_run_flags(parser: FlagParser) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the state to resume from or None. A resumed run's own flags are the defaults."""
     parser = make_parser()
+    typed = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(typed)
+    argv = RECIPES[args.recipe].split() + typed if args.recipe else typed
     args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
+    args.argv = typed
     complete_network(args)
     state = None
     is_auto = args.is_auto = args.resume == AUTO
@@ -409,10 +426,9 @@ def why_empty(root: Path, scale: int) -> str:
     """Why a set has no training images, and what to do."""
     if root.name in DEFAULT_DATA and not root.exists():
         downloads = DOWNLOADS.replace("X3", f"X{scale}")
-        return (
-            f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\n"
-            "or try it with nothing downloaded: --data sample"
-        )
+        here = [str(other) for name in DEFAULT_DATA if (other := root.with_name(name)).is_dir()]
+        instead = f"train on the one that is here: --data {here[0]}" if here else "try scikit-image's: --data sample"
+        return f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\nor {instead}"
     if not root.is_dir():
         return f"--data {root} is not a folder"
     if sets := sets_below(root):
@@ -458,7 +474,10 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Of optimiser step `step`, counted from 0, by --schedule."""
-    epochs, floor, warmup = (args.anneal_epochs, 3e-4, 0) if args.schedule == "report" else (args.epochs, 1e-6, 100)
+    if args.schedule == "report":
+        epochs, floor, warmup = args.anneal_epochs or max(1, args.epochs // 2), 3e-4, 0
+    else:
+        epochs, floor, warmup = args.epochs, 1e-6, 100
     decay_steps = epochs * args.iterations
     return learning_rate_at(
         step,
@@ -498,7 +517,7 @@ def score(
 ) -> tuple[float, list[Score]]:
     """Mean RGB PSNR over Set5 by the course protocol, dB; and for the panel, on the first rank, every image's score."""
     scores_all = with_panel and ranks.is_first
-    scores = evaluate(model, set5.items if scores_all else ranks.share(set5.items), args.scale)
+    scores = list(evaluate(model, set5.items if scores_all else ranks.share(set5.items), args.scale))
     shared = ranks.share(scores) if scores_all else scores
     total, count = ranks.sum((sum(s.psnr_db for s in shared), len(shared)), args.device)
     return total / count, scores if scores_all else []
@@ -870,6 +889,15 @@ def score_start(
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
 
+def warn_of_same_patches(args: argparse.Namespace) -> None:
+    """Tells where the run of --init drew the very patches that this one will draw."""
+    metadata = read_weights(Path(args.init))[1]
+    flags, data = metadata.get("flags", {}), metadata.get("data", {})
+    before = [metadata.get("seed"), flags.get("patch"), flags.get("detail"), data.get("sets"), data.get("repeat")]
+    if before == [args.seed, args.patch, args.detail, args.data, args.repeat]:
+        print(f"warning: {args.init} learned from the same patches in this order; take another --seed", file=sys.stderr)
+
+
 def warn_if_the_start_was_better(run: Run) -> None:
     if run.start_psnr_db is not None and run.best_psnr_db < run.start_psnr_db:
         figures = (
@@ -901,6 +929,8 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
         begin_validation(run, [pair.name for pair in valid_set.pairs], ranks)
         if state is None and args.init not in ("default", "interpolation"):
+            if ranks.is_first:
+                warn_of_same_patches(args)
             score_start(learner, run, valid_set, set5, ranks, args)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
         leg |= {"hardware": hardware(args.device), "torch": str(torch.__version__), "processes": ranks.world}
@@ -1075,8 +1105,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
     if ranks.is_first and state and could_take_bf16(args):
         print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
-    if ranks.is_first and args.minutes and args.schedule == "report":
-        print("warning: --schedule report does not end with --minutes; --schedule cosine does", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):

@@ -147,9 +147,18 @@ def test_saved_sr_images_score_as_the_network_did(protocol, set5, capsys):
         files = run_json(capsys, *flags, "--sr", "out/sr")
         assert files.pop("sr") == str(Path("out/sr"))
         assert files.items() <= network.items() and "flops_g" not in files
+        assert ("kaggle_score" in files) == (protocol == "course")
     assert run(*flags, "--sr", "out/sr") == 0
     sheet = capsys.readouterr().out
     assert "sr ×3, " in sheet and "Bicubic: " in sheet and "FLOPs" not in sheet and "Budget" not in sheet
+
+
+def test_the_course_s_file_of_sr_images(set5, capsys):
+    assert run("--save-sr", "sr", "--csv", "network.csv") == 0
+    assert run("--sr", "sr", "--csv", "files.csv") == 0
+    assert Path("files.csv").read_text() == Path("network.csv").read_text()
+    assert run("--sr", "sr", "--csv", "files.csv", "--protocol", "paper") == 1
+    assert "--csv is the course's file" in capsys.readouterr().err
 
 
 def test_other_scales_and_folders_of_sr_images_are_scored(set5, capsys):
@@ -171,12 +180,21 @@ def test_sr_images_that_cannot_be_scored_are_named(set5, capsys):
     assert "sr is not a folder" in refused()
     for name in SET5[:4]:
         write_rgb(Path(f"sr/{name}_IMDN.png"), read_rgb(Path(f"Set5/original/{name}.png")))
-    assert "sr holds no woman_IMDN; every image of Set5 is scored, by its name" in refused()
+    assert "sr lacks woman_IMDN of Set5; every image is scored" in refused()
     write_rgb(Path("sr/woman_IMDN.png"), smooth_image(36, 33))
-    assert "woman_IMDN.png is 33×36, not 30×36, 3 times its LR" in refused()
+    assert "woman_IMDN.png is 33×36, but 3 times its LR is 30×36: it is of another LR" in refused()
     for name in SET5:
         write_rgb(Path(f"sr/{name}.png"), read_rgb(Path(f"Set5/original/{name}.png")))
     assert "several images for each of Set5, such as baby.png and baby_IMDN.png" in refused()
+    for name in ("1", "2", "10"):
+        write_rgb(Path(f"numbered/{name}.png"), smooth_image(12, 12))
+        write_rgb(Path(f"sr/{name}_net.png"), smooth_image(12, 12))
+    assert run("--sr", "sr", "--benchmark", "numbered") == 0
+    capsys.readouterr()
+    Path("sr/1_net.png").unlink()
+    assert "sr lacks 1_net of numbered; every image" in refused("--benchmark", "numbered")
+    Path("sr/2_net.png").unlink()
+    assert "sr lacks 1_net and 1 more of numbered; every image" in refused("--benchmark", "numbered")
     write_rgb(Path("tiny/a.png"), smooth_image(6, 6))
     shutil.rmtree("sr")
     write_rgb(Path("sr/a.png"), smooth_image(6, 6))
@@ -192,9 +210,13 @@ def test_saved_sr_images_replace_nothing_unasked(set5, capsys):
     assert Path("sr/baby.png").read_text() == "mine"
     assert run("--save-sr", "sr", "--overwrite") == 0
     assert Path("sr/baby.png").read_bytes() == written
-    for flags in ((), ("--benchmark", "Set5/original")):
-        assert run("--save-sr", "Set5/original", "--overwrite", *flags) == 1
-        assert "holds the HR images; give another folder" in capsys.readouterr().err
+    for folder in ("Set5/original", "Set5/LRbicx3", "Set5"):
+        assert run("--save-sr", folder, "--overwrite") == 1
+        assert f"{folder} is the benchmark's; give another folder" in capsys.readouterr().err
+    assert run("--save-sr", "Set5/original", "--overwrite", "--benchmark", "Set5/original") == 1
+    assert "is the benchmark's; give another folder" in capsys.readouterr().err
+    assert run("--save-sr", "sr/baby.png") == 1
+    assert "--save-sr sr/baby.png: sr/baby.png is not a folder that can be written" in capsys.readouterr().err
 
 
 def test_equal_images_have_no_infinity_in_json():
@@ -365,7 +387,9 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
     assert "Budget" not in out and "Kaggle" not in out
     assert run("--csv", "ID_result.csv") == 1
     assert "--csv needs Set5, which could not be fetched (no network)" in capsys.readouterr().err
-    assert not Path("Set5").exists() and not Path("ID_result.csv").exists()
+    assert run("--save-sr", "sr") == 1
+    assert "--save-sr needs Set5, which could not be fetched (no network)" in capsys.readouterr().err
+    assert not any(Path(name).exists() for name in ("Set5", "ID_result.csv", "sr"))
     assert run("--all") == 0
     out, err = capsys.readouterr()
     assert "report" not in out and "could not be fetched" not in err  # told above, and tried once

@@ -107,6 +107,22 @@ def test_rows_of_tiles_are_lower_where_a_picture_is_wide(monkeypatch):
         heights.clear()
 
 
+@pytest.mark.parametrize("kernel", (3, 9, 33))
+def test_a_deconv_is_the_same_in_tiles(kernel):
+    torch.manual_seed(0)
+    padding = (kernel - 3) // 2
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ConvTranspose2d(3, 3, kernel, 3, padding)).eval()
+    image = random_image(90, 101)
+    tiled, whole = (super_resolve(model, image, 3, tile=tile) for tile in (60, 1000))
+    assert whole.shape == (270, 303, 3) and np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_a_network_can_name_its_margin_itself():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), small_conv())
+    model[1].tile_margin = 12
+    assert receptive_margin(model) == 1 + 12
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_margin_covers_what_a_pixel_depends_on(name):
     """Gradients of the middle pixel reach no further than the margin, once global pooling is switched off."""

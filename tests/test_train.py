@@ -228,7 +228,7 @@ def test_no_data_says_where_to_get_it(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         train.main([*TINY, "--data", str(tmp_path / "DIV2K_decoded")])
     message = str(stopped.value)
-    for part in ("DIV2K_decoded", "data.vision.ee.ethz.ch", "Flickr2K.tar", "--data sample"):
+    for part in ("DIV2K_decoded", "data.vision.ee.ethz.ch", "Flickr2K.tar", "or try scikit-image's: --data sample"):
         assert part in message
 
 
@@ -653,7 +653,7 @@ def test_a_stretched_cosine_is_told_of(decoded, tmp_path, capsys):
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])
     assert "change the learning rate from 1.00e-06 to 5.01e-04" in capsys.readouterr().err
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--schedule", "report"])
-    assert "from 1.00e-06 to 1.00e-03" in capsys.readouterr().err
+    assert "from 1.00e-06 to 3.00e-04" in capsys.readouterr().err
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "4"])  # a longer run of the same schedule
     assert "warning" not in capsys.readouterr().err
 
@@ -724,8 +724,38 @@ def test_flags_reach_the_schedule():
     args, _ = train.parse_args([*cosine, "--warmup", "2", "--lr-min", "0.5"])
     assert train.learning_rate(0, args) == 0.5 and train.learning_rate(2, args) == 1
     assert train.learning_rate(args.epochs * args.iterations, args) == 0.5
-    args, _ = train.parse_args(["--data", "sample", "--anneal-epochs", "1"])
-    assert train.learning_rate(1000, args) == 3e-4 < train.learning_rate(999, args)
+    for flags in (["--anneal-epochs", "1"], ["--epochs", "2"], ["--epochs", "3"], ["--epochs", "1"]):
+        args, _ = train.parse_args(["--data", "sample", *flags])
+        assert train.learning_rate(1000, args) == 3e-4 < train.learning_rate(999, args)
+
+
+@pytest.mark.parametrize("name", train.RECIPES)
+def test_a_recipe_is_its_flags_and_those_beside_it_win(name):
+    typed = ["--data", "sample", "--lr", "0.5", "--no-cautious", "--minutes", "7", "--recipe", name]
+    args, _ = train.parse_args(typed)
+    spelt, _ = train.parse_args([*train.RECIPES[name].split(), *typed[:-2]])
+    assert (args.lr, args.cautious, args.minutes, args.optimizer) == (0.5, False, 7, "soap")
+    assert args.argv == typed and args.recipe == name
+    assert vars(args) | {"argv": None, "recipe": None} == vars(spelt) | {"argv": None}
+
+
+def test_a_run_by_a_recipe_goes_on_without_naming_it(decoded, tmp_path):
+    flags = ["--recipe", "short", "--patch", "24", "--batch", "2"]
+    run(decoded, tmp_path, *flags, "--epochs", "1")
+    for named in ([], flags):
+        args, _ = train.parse_args(["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "3", *named])
+        assert (args.recipe, args.loss, args.lr, args.patch, args.noise) == ("short", "psnr", 3e-4, 24, 0.05)
+
+
+def test_the_same_patches_once_more_are_warned_of(decoded, tmp_path, capsys):
+    run(decoded, tmp_path / "first", "--epochs", "1")
+    start = ["--init", str(tmp_path / "first/best.safetensors"), "--epochs", "1"]
+    for number, (flags, is_warned) in enumerate(
+        ((["--lr", "1e-4"], True), (["--seed", "1"], False), (["--patch", "36"], False), (["--detail", "1"], False))
+    ):
+        run(decoded, tmp_path / f"{number}", *start, *flags)
+        warning = "learned from the same patches in this order; take another --seed"
+        assert (warning in capsys.readouterr().err) == is_warned
 
 
 def test_the_average_is_scored_and_published(decoded, tmp_path, monkeypatch):

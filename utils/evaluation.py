@@ -1,6 +1,6 @@
 """Scoring a network on a benchmark set by a named protocol."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,12 +19,12 @@ PROTOCOLS = ("course", "paper")
 
 @dataclass
 class Score:
-    """One image's figures, and sr, (H, W, 3) uint8, which they are of; ssim is measured by the paper protocol only."""
+    """One image's figures; ssim by the paper protocol only. They are of sr, (H, W, 3) uint8, unless that was let go."""
 
     name: str
     psnr_db: float
     mse: float
-    sr: np.ndarray
+    sr: np.ndarray | None
     ssim: float | None = None
 
 
@@ -33,9 +33,8 @@ def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "course") -> list[Score]:
-    """Scores every (name, lr, hr) of `images`, in order.
+def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "course") -> Iterator[Score]:
+    """Scores every (name, lr, hr) of `images`, in order and one at a time.
 
     Args:
         model: in evaluation mode, on the device to use.
@@ -46,15 +45,12 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     """
     device = device_of(model)
     super_resolve = partial(course_tiled, model, scale=scale) if protocol == "course" else model
-    scores = []
     for name, lr, hr in images:
-        try:
+        with torch.inference_mode():
             with without_tf32():
                 sr = super_resolve(to_tensor(lr, device))
-            scores.append(measure(name, sr, to_tensor(hr, device), scale, protocol))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    return scores
+            scored = measure(name, sr, to_tensor(hr, device), scale, protocol)
+        yield scored
 
 
 def measure(name: str, sr: Tensor, hr: Tensor, scale: int, protocol: str) -> Score:
@@ -64,16 +60,19 @@ def measure(name: str, sr: Tensor, hr: Tensor, scale: int, protocol: str) -> Sco
         sr, hr: (1, 3, H, W) RGB in [0, 1], hr at least as large; what sr does not cover of it is left out.
         scale, protocol: as evaluate() takes them.
     Raises:
-        ValueError: an unknown protocol, or an image too small for it.
+        ValueError: an unknown protocol, or an image too small for it, named.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
     hr = crop_to(hr, sr)
-    mse = mse_255(sr, hr).item()
     image = quantise(sr)[0].byte().permute(1, 2, 0).cpu().numpy()
-    if protocol == "course":
-        return Score(name, psnr_rgb(sr, hr).item(), mse, image)
-    return Score(name, psnr_y(sr, hr, border=scale).item(), mse, image, ssim_y(sr, hr, border=scale).item())
+    try:
+        mse = mse_255(sr, hr).item()
+        if protocol == "course":
+            return Score(name, psnr_rgb(sr, hr).item(), mse, image)
+        return Score(name, psnr_y(sr, hr, border=scale).item(), mse, image, ssim_y(sr, hr, border=scale).item())
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def bicubic_psnr_db(images: Iterable, scale: int, protocol: str) -> float:

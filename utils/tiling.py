@@ -86,12 +86,17 @@ def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[S
 def receptive_margin(model: nn.Module) -> int:
     """LR pixels that an output pixel depends on beyond its own, on each side, were every conv in a row.
 
-    Layers marked `global_pool` look at the whole tile, whatever the margin; they are left out.
+    Layers marked `global_pool` look at the whole tile, whatever the margin; they are left out. A network whose layers
+    are not convs says its margin itself, as `tile_margin`.
     """
+    if (margin := getattr(model, "tile_margin", None)) is not None:
+        return margin
     margin = 0
     for module in model.children():
         if isinstance(module, nn.Conv2d):
             margin += module.dilation[0] * (module.kernel_size[0] // 2)
+        elif isinstance(module, nn.ConvTranspose2d):
+            margin += -(-module.kernel_size[0] // (2 * module.stride[0]))
         elif not getattr(module, "global_pool", False):
             margin += receptive_margin(module)
     return margin
