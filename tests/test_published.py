@@ -1,4 +1,4 @@
-"""The weights in checkpoint/, on the course's Set5, by every path: as they load on all of it, by others on one image."""
+"""The weights in checkpoint/, on the course's Set5, by every path: all of it as they load, by others one image."""
 
 import re
 from contextlib import nullcontext

@@ -81,9 +81,9 @@ def bicubic_psnr_db(images: Iterable, scale: int, protocol: str) -> float:
     Args:
         images, scale, protocol: as evaluate() takes them.
     """
-    measure = psnr_rgb if protocol == "course" else partial(psnr_y, border=scale)
+    psnr_db = psnr_rgb if protocol == "course" else partial(psnr_y, border=scale)
     pairs = ((to_tensor(imresize(lr, scale)), to_tensor(hr)) for _, lr, hr in images)
-    return average(measure(sr, crop_to(hr, sr)).item() for sr, hr in pairs)
+    return average(psnr_db(sr, crop_to(hr, sr)).item() for sr, hr in pairs)
 
 
 def average(values: Iterable[float]) -> float:
