@@ -7,6 +7,7 @@ A decoded set is a tree of .npy files (uint8, HWC, RGB) laid out as DIV2K and Fl
     Flickr2K_decoded/Flickr2K_HR/000001.npy   Flickr2K_decoded/Flickr2K_LR_bicubic/X3/000001x3.npy
 """
 
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,20 @@ def by_name(files: Iterable[Path], name_of: Callable[[Path], str] = attrgetter("
                 f"{file.parent} holds two images called {name}, {other.name} and {file.name}; delete or rename one"
             )
     return named
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """A folder's images by their names.
+
+    Raises:
+        DataError: no folder, no images, or two of one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    if not (files := list_images(folder)):
+        below = natsorted(str(f) for f in folder.iterdir() if f.is_dir() and list_images(f))
+        raise DataError(f"{folder} holds no images" + (f"; {below[0]} does" if below else ""))
+    return by_name(files)
 
 
 def sample_pairs(split: str, scale: int) -> list[Pair]:
@@ -459,13 +474,8 @@ class BenchmarkSet:
         Raises:
             DataError: no images, or one that cannot be read or is smaller than the scale.
         """
-        if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder")
-        if not (files := list_images(folder)):
-            below = natsorted(str(f) for f in folder.iterdir() if f.is_dir() and list_images(f))
-            raise DataError(f"{folder} holds no images" + (f"; {below[0]} does" if below else ""))
         items = []
-        for name, file in by_name(files).items():
+        for name, file in images_of(folder).items():
             hr = read_named(file)
             if min(hr.shape[:2]) < scale:
                 raise DataError(f"{file} is smaller than one LR pixel at scale {scale}")
@@ -512,7 +522,7 @@ def read_sr(folder: Path, benchmark: BenchmarkSet, scale: int) -> Iterator[tuple
         height, width = (scale * length for length in lr.shape[:2])
         if sr.shape[:2] != (height, width):
             found = f"{sr.shape[1]}×{sr.shape[0]}, but {scale} times its LR is {width}×{height}"
-            raise DataError(f"{files[name]} is {found}: it is of another LR; --protocol and --scale say of which")
+            raise DataError(f"{files[name]} is {found}: it is of another LR; --protocol paper or --scale may name that")
         yield name, sr, hr
 
 
@@ -520,23 +530,25 @@ def sr_files(folder: Path, benchmark: BenchmarkSet) -> dict[str, Path]:
     """A benchmark's SR images in a folder, by its names, which end alike there: baby.png, babyx3.png or baby_IMDN.png.
 
     Raises:
-        DataError: no folder, a missing image, or several for each.
+        DataError: no folder, no images, a missing image, or several for each.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder")
     names = [name for name, *_ in benchmark]
     of_ending: dict[str, dict[str, Path]] = {}
-    for stem, file in by_name(list_images(folder)).items():
-        if begins := [name for name in names if stem.startswith(name)]:
-            name = max(begins, key=len)
-            of_ending.setdefault(stem[len(name) :], {})[name] = file
+    for stem, file in images_of(folder).items():
+        endings = {name: stem.removeprefix(name) for name in names if stem.startswith(name)}
+        whole = [name for name, ending in endings.items() if re.match(r"(x\d)?([\W_]|$)", ending)]  # 10 is no 1
+        if whole:
+            name = max(whole, key=len)
+            of_ending.setdefault(endings[name], {})[name] = file
     ending, files = max(of_ending.items(), key=lambda item: len(item[1]), default=("", {}))
     if missing := [name for name in names if name not in files]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{folder} lacks {missing[0]}{ending}{more} of {benchmark.name}; every image is scored")
     if others := [found for found in of_ending.values() if found is not files and len(found) == len(names)]:
         two = f"{files[names[0]].name} and {others[0][names[0]].name}"
-        raise DataError(f"{folder} holds several images for each of {benchmark.name}, such as {two}; give one a folder")
+        raise DataError(
+            f"{folder} holds several images for each of {benchmark.name}, such as {two}; move one kind away"
+        )
     return files
 
 

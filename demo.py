@@ -108,12 +108,12 @@ def add_network_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--model",
         choices=list(MODELS),
-        help="network: of checkpoint/, of a --checkpoint that does not say which it holds, or of --cost-only",
+        help="the network to choose in checkpoint/, to count, or that a --checkpoint holds which does not say so",
     )
     group.add_argument("--nf", type=int, help="features of --model")
     group.add_argument("--modules", type=int, help="blocks of --model")
     group.add_argument(
-        "--scale", type=int, choices=(2, 3, 4), help="of the network, or of the images of --sr (default: 3)"
+        "--scale", type=int, choices=(2, 3, 4), help="of the network or of --sr (default: 3, or as --checkpoint says)"
     )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
     group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
@@ -268,7 +268,7 @@ def open_benchmark(args: argparse.Namespace, scale: int) -> BenchmarkSet:
     if not args.benchmark:
         return open_set5(args, scale, args.protocol)
     benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-    if args.protocol == "course" and not args.sr:  # it has LR images of its own, and other programs theirs
+    if args.protocol == "course":  # which has LR images of its own
         benchmark.name += ", LR by bicubic"
     return benchmark
 
@@ -304,7 +304,7 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
     check_csv(asked, args)
     if args.save_sr:
-        check_can_take_sr(args.save_sr, benchmark, args)
+        check_can_save_sr(benchmark, args)
     scores = collect(evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol), args)
     result = {
         "model": metadata["model"],
@@ -395,15 +395,20 @@ def check_csv(asked: dict, args: argparse.Namespace) -> None:
         raise DataError(f"--csv is the course's file, of Set5 ×3 by its protocol without --ensemble; this is {found}")
 
 
-def check_can_take_sr(folder: Path, benchmark: BenchmarkSet, args: argparse.Namespace) -> None:
+def check_can_save_sr(benchmark: BenchmarkSet, args: argparse.Namespace) -> None:
     """Raises DataError where --save-sr would replace what is there: SR without --overwrite, HR and LR in any case."""
-    root = args.set5 or DEFAULT_SET5
+    folder, root = args.save_sr, args.set5 or DEFAULT_SET5
+    if not folder.exists():
+        return
     sources = [args.benchmark] if args.benchmark else [root, root / "original", *root.glob("LRbicx*")]
-    if folder.exists() and any(folder.samefile(source) for source in sources):
+    if any(folder.samefile(source) for source in sources):
         raise DataError(f"--save-sr {folder} is the benchmark's; give another folder")
-    for name, *_ in benchmark:
-        if (file := folder / f"{name}.png").exists() and not args.overwrite:
-            raise DataError(f"--save-sr {folder} holds {file.name} already; --overwrite replaces it")
+    names = {name for name, *_ in benchmark}
+    for file in list_images(folder):
+        is_replaced = file.suffix == ".png"
+        if file.stem in names and not (is_replaced and args.overwrite):
+            remedy = "--overwrite replaces it" if is_replaced else "give another folder"
+            raise DataError(f"--save-sr {folder} holds {file.name} already; {remedy}")
 
 
 def score_files(args: argparse.Namespace) -> dict:
@@ -476,6 +481,10 @@ def format_sheet(result: dict) -> str:
     if "kaggle_score" in result:
         lines += [f"Kaggle score: {result['kaggle_score']:.6f}"]
     return "\n".join(lines)
+
+
+def show(result: dict, args: argparse.Namespace) -> None:
+    print(to_json(result) if args.json else format_sheet(result))
 
 
 def to_json(result: dict) -> str:
@@ -870,8 +879,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.publish:
         publish(args)
     elif args.sr:
-        result = score_files(args)
-        print(to_json(result) if args.json else format_sheet(result))
+        show(score_files(args), args)
     elif args.web:
         serve(open_page(args), args.port)
     else:
@@ -892,8 +900,7 @@ def run_network(args: argparse.Namespace) -> int:
     elif args.input:
         return upscale(model, scale, args)
     else:
-        result = score_beside_bicubic(model, metadata, args)
-        print(to_json(result) if args.json else format_sheet(result))
+        show(score_beside_bicubic(model, metadata, args), args)
     return 0
 
 

@@ -1,9 +1,8 @@
 r"""Train a network on decoded DIV2K and Flickr2K, or on the photos that scikit-image ships.
 
-    python train.py --model IMDN_dw --nf 40 --modules 6                         # the report's settings
-    python train.py --model IMDN_dw --nf 40 --modules 6 --recipe long --init interpolation --epochs 40
-    python train.py --init runs/IMDN_dw_nf40_m6_x3/best.safetensors --save-dir runs/short --recipe short --minutes 10
-    python train.py --resume runs/IMDN_dw_nf40_m6_x3/last.pth
+    python train.py --model IMDN_dw --nf 40 --modules 6
+    python train.py --recipe long --model IMDN_dw --nf 40 --modules 6 --epochs 40 --init interpolation --save-dir runs/a
+    python train.py --resume runs/a/last.pth
 
 Writes to --save-dir: last.pth and best.pth (training states; best by validation PSNR), best.safetensors (the weights
 alone, for demo.py), log.jsonl (one line an epoch) and the plots drawn from it.
@@ -86,7 +85,7 @@ DOWNLOADS = """\
   wget https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_{train_HR,train_LR_bicubic_X3,valid_HR,valid_LR_bicubic_X3}.zip
   wget http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"""
 
-# What --recipe stands for; flags beside it win. The length of a run is for --epochs, --iterations or --minutes to say.
+# What --recipe puts before the flags that are given. A run's length is for --epochs, --iterations or --minutes to say.
 RECIPES = {
     "long": "--optimizer soap --cautious --lr 6e-3 --lr-min 5e-5 --warmup 200 --schedule cosine --loss fourier"
     " --batch 8 --patch 96 --ema 0.999 --clip 1 --detail 1 --noise 0.02",
@@ -97,8 +96,8 @@ RECIPES = {
 LOSSES = {"l1": F.l1_loss, "fourier": fourier_loss, "mse": F.mse_loss, "psnr": psnr_loss}
 
 # Flags that a resumed run takes from its checkpoint and that cannot change on the way.
-FIXED = ("model", "nf", "modules", "scale", "init", "optimizer", "loss", "batch", "patch", "seed", "ema", "iterations")
-FIXED += ("detail", "noise", "valid_patch", "valid_repeat", "save_dir")
+FIXED = ("recipe", "model", "nf", "modules", "scale", "init", "optimizer", "loss", "batch", "patch", "seed", "ema")
+FIXED += ("iterations", "detail", "noise", "valid_patch", "valid_repeat", "save_dir")
 
 # Flags that belong to the machine: a resumed run chooses them anew.
 MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels_last")
@@ -196,7 +195,7 @@ def add_optimisation_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--recipe",
         choices=list(RECIPES),
-        help="settings that get further than the defaults; what else is given stands. "
+        help="settings that get further than the defaults, as if given first. "
         + "; ".join(f"{name}: {flags}" for name, flags in RECIPES.items()),
     )
     group.add_argument("--batch", type=at_least_1, default=16, help="of all processes together")
@@ -206,7 +205,7 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         "--minutes",
         type=positive,
         help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
-        " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
+        " many there will be, so that the schedule ends with the time; take --iterations that make many",
     )
     group.add_argument("--iterations", type=at_least_1, default=1000, help="an epoch")
     group.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
@@ -274,8 +273,8 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     parser = make_parser()
     typed = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(typed)
-    argv = RECIPES[args.recipe].split() + typed if args.recipe else typed
-    args = parser.parse_args(argv)
+    if args.recipe:
+        args = parser.parse_args(RECIPES[args.recipe].split() + typed)
     args.argv = typed
     complete_network(args)
     state = None
@@ -288,7 +287,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
         except CheckpointError as error:
             parser.error(f"--resume: {error}")
         saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
-        saved["save_dir"] = str(args.resume.parent)
+        saved = {"recipe": None, **saved, "save_dir": str(args.resume.parent)}
         given = {flag.split("=")[0] for flag in args.argv}
         if "--epochs" in given:
             saved["minutes"] = None
@@ -296,7 +295,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
             saved["repeat"] = None  # it holds a weight for each set of before
         parser.set_defaults(**saved)
         kept = {name: getattr(args, name) for name in ("argv", "resume", "is_auto")}
-        args = argparse.Namespace(**vars(parser.parse_args(argv)) | kept)
+        args = argparse.Namespace(**vars(parser.parse_args(typed)) | kept)  # the state holds what its recipe stands for
         for flag in FIXED:
             value, before = getattr(args, flag), saved[flag]
             if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
@@ -331,10 +330,11 @@ def complete_network(args: argparse.Namespace) -> None:
 
 def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
     """Refuses what the types of single flags cannot see."""
+    recipe = f"; --recipe {args.recipe} stands for {RECIPES[args.recipe]}" if args.recipe else ""
     if args.lr_min is not None and args.lr_min > args.lr:
-        parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak")
+        parser.error(f"--lr-min {args.lr_min}: above --lr {args.lr}, the peak{recipe}")
     if args.cautious and args.optimizer != "soap":
-        parser.error("--cautious needs --optimizer soap")
+        parser.error(f"--cautious needs --optimizer soap; leave it out, or add --no-cautious{recipe}")
     for flag, other, value in (("precondition_every", "optimizer", "soap"), ("anneal_epochs", "schedule", "report")):
         if getattr(args, flag) != parser.get_default(flag) and getattr(args, other) != value:
             parser.error(f"--{flag.replace('_', '-')} needs --{other} {value}")
@@ -426,8 +426,9 @@ def why_empty(root: Path, scale: int) -> str:
     """Why a set has no training images, and what to do."""
     if root.name in DEFAULT_DATA and not root.exists():
         downloads = DOWNLOADS.replace("X3", f"X{scale}")
-        here = [str(other) for name in DEFAULT_DATA if (other := root.with_name(name)).is_dir()]
-        instead = f"train on the one that is here: --data {here[0]}" if here else "try scikit-image's: --data sample"
+        here = [str(other) for name in DEFAULT_DATA if is_enough(other := root.with_name(name), scale)]
+        instead = f"train on {here[0]} alone" if here else "try it with nothing downloaded"
+        instead += f": --data {here[0] if here else 'sample'}"
         return f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\nor {instead}"
     if not root.is_dir():
         return f"--data {root} is not a folder"
@@ -443,6 +444,14 @@ def why_empty(root: Path, scale: int) -> str:
         lr = f"(--make-lr {scale} where LR images are missing)"
         return f"--data {root} holds images; {move if list_images(tree) else ''}{decode} {lr}"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
+
+
+def is_enough(root: Path, scale: int) -> bool:
+    """Whether one set has what a run needs, training and validation images."""
+    try:
+        return all(find_pairs(root, split, scale) for split in ("training", "validation"))
+    except DataError:
+        return False
 
 
 def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
@@ -892,9 +901,10 @@ def score_start(
 def warn_of_same_patches(args: argparse.Namespace) -> None:
     """Tells where the run of --init drew the very patches that this one will draw."""
     metadata = read_weights(Path(args.init))[1]
-    flags, data = metadata.get("flags", {}), metadata.get("data", {})
-    before = [metadata.get("seed"), flags.get("patch"), flags.get("detail"), data.get("sets"), data.get("repeat")]
-    if before == [args.seed, args.patch, args.detail, args.data, args.repeat]:
+    sizes, flags, data = (metadata.get(key, {}) for key in ("hyperparameters", "flags", "data"))
+    before = [metadata.get("seed"), sizes.get("scale"), data.get("sets"), data.get("repeat")]
+    before += [flags.get(name) for name in ("patch", "detail", "noise")]
+    if before == [args.seed, args.scale, args.data, args.repeat, args.patch, args.detail, args.noise]:
         print(f"warning: {args.init} learned from the same patches in this order; take another --seed", file=sys.stderr)
 
 
@@ -1105,6 +1115,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
     if ranks.is_first and state and could_take_bf16(args):
         print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
+    if ranks.is_first and args.minutes and args.schedule == "report" and args.anneal_epochs:
+        print(f"warning: --anneal-epochs {args.anneal_epochs} does not follow --minutes", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):

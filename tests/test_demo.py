@@ -143,7 +143,7 @@ def test_saved_sr_images_score_as_the_network_did(protocol, set5, capsys):
     assert natsorted(file.name for file in Path("out/sr").iterdir()) == [f"{name}.png" for name in SET5]
     for ending in ("", "x3", "_IMDN"):
         for file in list(Path("out/sr").iterdir()):
-            file.rename(file.with_stem(file.stem[: len(file.stem.split("x3")[0])] + ending))
+            file.rename(file.with_stem(file.stem.removesuffix("x3") + ending))
         files = run_json(capsys, *flags, "--sr", "out/sr")
         assert files.pop("sr") == str(Path("out/sr"))
         assert files.items() <= network.items() and "flops_g" not in files
@@ -159,6 +159,18 @@ def test_the_course_s_file_of_sr_images(set5, capsys):
     assert Path("files.csv").read_text() == Path("network.csv").read_text()
     assert run("--sr", "sr", "--csv", "files.csv", "--protocol", "paper") == 1
     assert "--csv is the course's file" in capsys.readouterr().err
+    shutil.copytree("Set5/original", "others/Set5")  # whose LR images are not the course's
+    assert run("--sr", "sr", "--benchmark", "others/Set5", "--csv", "files.csv") == 1
+    assert "this is Set5, LR by bicubic ×3" in capsys.readouterr().err
+    assert "kaggle_score" not in run_json(capsys, "--sr", "sr", "--benchmark", "others/Set5")
+
+
+def test_sr_images_beside_longer_names_are_found(set5, capsys):
+    for name in ("1", "10", "1a", "a", "ab"):
+        write_rgb(Path(f"sr/{name}.png"), smooth_image(12, 12))
+    for name in ("1", "a"):
+        write_rgb(Path(f"hr/{name}.png"), smooth_image(12, 12))
+    assert run_json(capsys, "--sr", "sr", "--benchmark", "hr")["per_image"] == {"1": None, "a": None}
 
 
 def test_other_scales_and_folders_of_sr_images_are_scored(set5, capsys):
@@ -178,6 +190,8 @@ def test_sr_images_that_cannot_be_scored_are_named(set5, capsys):
         return line
 
     assert "sr is not a folder" in refused()
+    Path("sr").mkdir()
+    assert "sr holds no images" in refused()
     for name in SET5[:4]:
         write_rgb(Path(f"sr/{name}_IMDN.png"), read_rgb(Path(f"Set5/original/{name}.png")))
     assert "sr lacks woman_IMDN of Set5; every image is scored" in refused()
@@ -192,9 +206,9 @@ def test_sr_images_that_cannot_be_scored_are_named(set5, capsys):
     assert run("--sr", "sr", "--benchmark", "numbered") == 0
     capsys.readouterr()
     Path("sr/1_net.png").unlink()
-    assert "sr lacks 1_net of numbered; every image" in refused("--benchmark", "numbered")
+    assert "sr lacks 1_net of numbered, LR by bicubic; every image" in refused("--benchmark", "numbered")
     Path("sr/2_net.png").unlink()
-    assert "sr lacks 1_net and 1 more of numbered; every image" in refused("--benchmark", "numbered")
+    assert "sr lacks 1_net and 1 more of numbered, LR by bicubic; every image" in refused("--benchmark", "numbered")
     write_rgb(Path("tiny/a.png"), smooth_image(6, 6))
     shutil.rmtree("sr")
     write_rgb(Path("sr/a.png"), smooth_image(6, 6))
@@ -210,6 +224,9 @@ def test_saved_sr_images_replace_nothing_unasked(set5, capsys):
     assert Path("sr/baby.png").read_text() == "mine"
     assert run("--save-sr", "sr", "--overwrite") == 0
     assert Path("sr/baby.png").read_bytes() == written
+    Path("sr/head.png").rename("sr/head.BMP")
+    assert run("--save-sr", "sr", "--overwrite") == 1
+    assert "sr holds head.BMP already; give another folder" in capsys.readouterr().err
     for folder in ("Set5/original", "Set5/LRbicx3", "Set5"):
         assert run("--save-sr", folder, "--overwrite") == 1
         assert f"{folder} is the benchmark's; give another folder" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import utils.tiling as tiling
 from models import MODELS, build_model
 from models.chain import layers_apart
 from utils.tiling import (
+    bytes_per_pixel,
     course_tiled,
     mirror_to,
     next_power_of_two,
@@ -107,11 +108,12 @@ def test_rows_of_tiles_are_lower_where_a_picture_is_wide(monkeypatch):
         heights.clear()
 
 
-@pytest.mark.parametrize("kernel", (3, 9, 33))
-def test_a_deconv_is_the_same_in_tiles(kernel):
+@pytest.mark.parametrize(("kernel", "dilation"), ((3, 1), (9, 1), (33, 1), (9, 4)))
+def test_a_deconv_is_the_same_in_tiles(kernel, dilation):
     torch.manual_seed(0)
-    padding = (kernel - 3) // 2
-    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ConvTranspose2d(3, 3, kernel, 3, padding)).eval()
+    deconv = nn.ConvTranspose2d(3, 3, kernel, 3, dilation * (kernel - 1) // 2 - 1, dilation=dilation)
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), deconv).eval()
+    assert bytes_per_pixel(model) == 16 * 9 * 3
     image = random_image(90, 101)
     tiled, whole = (super_resolve(model, image, 3, tile=tile) for tile in (60, 1000))
     assert whole.shape == (270, 303, 3) and np.abs(tiled.astype(int) - whole).max() <= 1

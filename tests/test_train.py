@@ -208,6 +208,8 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
         (["--cautious"], "--cautious needs --optimizer soap"),
         (["--precondition-every", "7"], "--precondition-every needs --optimizer soap"),
         (["--schedule", "cosine", "--anneal-epochs", "7"], "--anneal-epochs needs --schedule report"),
+        (["--recipe", "long", "--optimizer", "adam"], "add --no-cautious; --recipe long stands for --optimizer soap"),
+        (["--recipe", "long", "--lr", "1e-5"], "above --lr 1e-05, the peak; --recipe long stands for --optimizer soap"),
         (["--device", "cuda:99"], "--device"),
         (["--resume", "nowhere.pth"], "does not exist"),
         (["--modle", "IMDN"], "unrecognized"),
@@ -228,8 +230,19 @@ def test_no_data_says_where_to_get_it(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         train.main([*TINY, "--data", str(tmp_path / "DIV2K_decoded")])
     message = str(stopped.value)
-    for part in ("DIV2K_decoded", "data.vision.ee.ethz.ch", "Flickr2K.tar", "or try scikit-image's: --data sample"):
-        assert part in message
+    for part in ("DIV2K_decoded", "data.vision.ee.ethz.ch", "Flickr2K.tar", "or try it with nothing downloaded"):
+        assert part in message and "alone" not in message
+
+
+@pytest.mark.parametrize(("have", "lack"), (train.DEFAULT_DATA, train.DEFAULT_DATA[::-1]))
+def test_the_set_that_is_here_is_offered_where_it_is_enough(have, lack, decoded, tmp_path):
+    here = decoded.rename(tmp_path / have)
+    sets = [str(tmp_path / name) for name in train.DEFAULT_DATA]
+    with pytest.raises(SystemExit, match=re.escape(f"or train on {here} alone: --data {here}")):
+        train.main([*TINY, "--data", *sets])
+    shutil.rmtree(here / "DIV2K_valid_HR")
+    with pytest.raises(SystemExit, match="or try it with nothing downloaded: --data sample"):
+        train.main([*TINY, "--data", *sets])
 
 
 def test_a_run_is_not_written_over(decoded, tmp_path):
@@ -739,19 +752,21 @@ def test_a_recipe_is_its_flags_and_those_beside_it_win(name):
     assert vars(args) | {"argv": None, "recipe": None} == vars(spelt) | {"argv": None}
 
 
-def test_a_run_by_a_recipe_goes_on_without_naming_it(decoded, tmp_path):
-    flags = ["--recipe", "short", "--patch", "24", "--batch", "2"]
-    run(decoded, tmp_path, *flags, "--epochs", "1")
-    for named in ([], flags):
+def test_a_run_by_a_recipe_goes_on_by_it(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--recipe", "short", "--lr", "1e-3", "--epochs", "1")
+    for named in ([], ["--recipe", "short"]):
         args, _ = train.parse_args(["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs", "3", *named])
-        assert (args.recipe, args.loss, args.lr, args.patch, args.noise) == ("short", "psnr", 3e-4, 24, 0.05)
+        assert (args.recipe, args.loss, args.lr, args.patch, args.noise) == ("short", "psnr", 1e-3, 24, 0.05)
+    with pytest.raises(SystemExit):
+        train.parse_args(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--recipe", "long"])
+    assert "--recipe long: the resumed run has short, and it cannot change" in capsys.readouterr().err
 
 
 def test_the_same_patches_once_more_are_warned_of(decoded, tmp_path, capsys):
     run(decoded, tmp_path / "first", "--epochs", "1")
     start = ["--init", str(tmp_path / "first/best.safetensors"), "--epochs", "1"]
     for number, (flags, is_warned) in enumerate(
-        ((["--lr", "1e-4"], True), (["--seed", "1"], False), (["--patch", "36"], False), (["--detail", "1"], False))
+        (([], True), *((flags, False) for flags in (["--seed", "1"], ["--patch", "36"], ["--noise", "0.5"])))
     ):
         run(decoded, tmp_path / f"{number}", *start, *flags)
         warning = "learned from the same patches in this order; take another --seed"

@@ -19,7 +19,7 @@ PROTOCOLS = ("course", "paper")
 
 @dataclass
 class Score:
-    """One image's figures; ssim by the paper protocol only. They are of sr, (H, W, 3) uint8, unless that was let go."""
+    """One image's figures, ssim by the paper protocol only, and the (H, W, 3) uint8 sr that they are of, or None."""
 
     name: str
     psnr_db: float
@@ -33,6 +33,11 @@ def to_tensor(image: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
 
 
+def check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+
+
 def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "course") -> Iterator[Score]:
     """Scores every (name, lr, hr) of `images`, in order and one at a time.
 
@@ -43,6 +48,7 @@ def evaluate(model: nn.Module, images: Iterable, scale: int, protocol: str = "co
     Raises:
         ValueError: an unknown protocol, or an image too small for it, named.
     """
+    check_protocol(protocol)
     device = device_of(model)
     super_resolve = partial(course_tiled, model, scale=scale) if protocol == "course" else model
     for name, lr, hr in images:
@@ -62,8 +68,7 @@ def measure(name: str, sr: Tensor, hr: Tensor, scale: int, protocol: str) -> Sco
     Raises:
         ValueError: an unknown protocol, or an image too small for it, named.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}")
+    check_protocol(protocol)
     hr = crop_to(hr, sr)
     image = quantise(sr)[0].byte().permute(1, 2, 0).cpu().numpy()
     try:

@@ -96,7 +96,8 @@ def receptive_margin(model: nn.Module) -> int:
         if isinstance(module, nn.Conv2d):
             margin += module.dilation[0] * (module.kernel_size[0] // 2)
         elif isinstance(module, nn.ConvTranspose2d):
-            margin += -(-module.kernel_size[0] // (2 * module.stride[0]))
+            reach = module.dilation[0] * (module.kernel_size[0] - 1) + 1  # in the pixels it writes
+            margin += -(-reach // (2 * module.stride[0]))
         elif not getattr(module, "global_pool", False):
             margin += receptive_margin(module)
     return margin
@@ -107,6 +108,9 @@ def bytes_per_pixel(model: nn.Module) -> int:
     widest = area = 1  # pixels for each LR pixel, more after every pixel shuffle
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
+            widest = max(widest, area * max(module.in_channels, module.out_channels))
+        elif isinstance(module, nn.ConvTranspose2d):
+            area *= module.stride[0] * module.stride[1]
             widest = max(widest, area * max(module.in_channels, module.out_channels))
         elif isinstance(module, nn.PixelShuffle):
             area *= module.upscale_factor**2
