@@ -205,7 +205,7 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         "--minutes",
         type=positive,
         help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
-        " many there will be, so that the schedule ends with the time; take --iterations that make many",
+        " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
     )
     group.add_argument("--iterations", type=at_least_1, default=1000, help="an epoch")
     group.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
@@ -220,12 +220,12 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         "--schedule",
         choices=("report", "cosine"),
         default="report",
-        help="report: cosine over half of the run, then constant; cosine: warm-up, then cosine over the whole run",
+        help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run",
     )
     group.add_argument(
         "--lr-min", type=not_negative, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
     )
-    group.add_argument("--anneal-epochs", type=at_least_1, help="of --schedule report (default: half of the run)")
+    group.add_argument("--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report")
     group.add_argument(
         "--warmup",
         type=at_least_0,
@@ -483,10 +483,7 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Of optimiser step `step`, counted from 0, by --schedule."""
-    if args.schedule == "report":
-        epochs, floor, warmup = args.anneal_epochs or max(1, args.epochs // 2), 3e-4, 0
-    else:
-        epochs, floor, warmup = args.epochs, 1e-6, 100
+    epochs, floor, warmup = (args.anneal_epochs, 3e-4, 0) if args.schedule == "report" else (args.epochs, 1e-6, 100)
     decay_steps = epochs * args.iterations
     return learning_rate_at(
         step,
@@ -1115,8 +1112,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
         print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
     if ranks.is_first and state and could_take_bf16(args):
         print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
-    if ranks.is_first and args.minutes and args.schedule == "report" and args.anneal_epochs:
-        print(f"warning: --anneal-epochs {args.anneal_epochs} does not follow --minutes", file=sys.stderr)
+    is_long = args.minutes or 10 <= args.epochs < args.anneal_epochs  # what is shorter is a trial
+    if ranks.is_first and args.schedule == "report" and is_long:
+        falls = f"falls over {args.anneal_epochs} epochs, however long the run is"
+        print(f"warning: the rate of --schedule report {falls}; --schedule cosine ends with it", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):

@@ -666,7 +666,7 @@ def test_a_stretched_cosine_is_told_of(decoded, tmp_path, capsys):
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "2"])
     assert "change the learning rate from 1.00e-06 to 5.01e-04" in capsys.readouterr().err
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "3", "--schedule", "report"])
-    assert "from 1.00e-06 to 3.00e-04" in capsys.readouterr().err
+    assert "from 1.00e-06 to 1.00e-03" in capsys.readouterr().err
     train.main(["--resume", str(tmp_path / "last.pth"), "--epochs", "4"])  # a longer run of the same schedule
     assert "warning" not in capsys.readouterr().err
 
@@ -737,9 +737,24 @@ def test_flags_reach_the_schedule():
     args, _ = train.parse_args([*cosine, "--warmup", "2", "--lr-min", "0.5"])
     assert train.learning_rate(0, args) == 0.5 and train.learning_rate(2, args) == 1
     assert train.learning_rate(args.epochs * args.iterations, args) == 0.5
-    for flags in (["--anneal-epochs", "1"], ["--epochs", "2"], ["--epochs", "3"], ["--epochs", "1"]):
-        args, _ = train.parse_args(["--data", "sample", *flags])
-        assert train.learning_rate(1000, args) == 3e-4 < train.learning_rate(999, args)
+    args, _ = train.parse_args(["--data", "sample", "--anneal-epochs", "1"])
+    assert train.learning_rate(1000, args) == 3e-4 < train.learning_rate(999, args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_warned"),
+    [
+        (["--epochs", "10"], True),
+        (["--epochs", "9"], False),
+        (["--epochs", "10", "--anneal-epochs", "5"], False),
+        (["--epochs", "10", "--schedule", "cosine"], False),
+        (["--minutes", "1e-5"], True),
+    ],
+)
+def test_a_rate_that_does_not_end_with_the_run_is_warned_of(flags, is_warned, decoded, tmp_path, capsys):
+    run(decoded, tmp_path, *flags, "--iterations", "1")
+    warning = "the rate of --schedule report falls over 1000 epochs, however long the run is; --schedule cosine ends"
+    assert (warning in capsys.readouterr().err) == is_warned
 
 
 @pytest.mark.parametrize("name", train.RECIPES)
