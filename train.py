@@ -427,8 +427,8 @@ def why_empty(root: Path, scale: int) -> str:
     if root.name in DEFAULT_DATA and not root.exists():
         downloads = DOWNLOADS.replace("X3", f"X{scale}")
         here = [str(other) for name in DEFAULT_DATA if is_enough(other := root.with_name(name), scale)]
-        instead = f"train on {here[0]} alone" if here else "try it with nothing downloaded"
-        instead += f": --data {here[0] if here else 'sample'}"
+        alone = f"train on {here[0]} alone: --data {here[0]}" if here else ""
+        instead = alone or "try it with nothing downloaded: --data sample"
         return f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\nor {instead}"
     if not root.is_dir():
         return f"--data {root} is not a folder"
@@ -898,8 +898,8 @@ def score_start(
 def warn_of_same_patches(args: argparse.Namespace) -> None:
     """Tells where the run of --init drew the very patches that this one will draw."""
     metadata = read_weights(Path(args.init))[1]
-    sizes, flags, data = (metadata.get(key, {}) for key in ("hyperparameters", "flags", "data"))
-    before = [metadata.get("seed"), sizes.get("scale"), data.get("sets"), data.get("repeat")]
+    network, flags, data = (metadata.get(key, {}) for key in ("hyperparameters", "flags", "data"))
+    before = [metadata.get("seed"), network.get("scale"), data.get("sets"), data.get("repeat")]
     before += [flags.get(name) for name in ("patch", "detail", "noise")]
     if before == [args.seed, args.scale, args.data, args.repeat, args.patch, args.detail, args.noise]:
         print(f"warning: {args.init} learned from the same patches in this order; take another --seed", file=sys.stderr)
@@ -1115,7 +1115,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     is_long = args.minutes or 10 <= args.epochs < args.anneal_epochs  # what is shorter is a trial
     if ranks.is_first and args.schedule == "report" and is_long:
         falls = f"falls over {args.anneal_epochs} epochs, however long the run is"
-        print(f"warning: the rate of --schedule report {falls}; --schedule cosine ends with it", file=sys.stderr)
+        print(f"warning: the rate of --schedule report {falls}; that of cosine ends with it", file=sys.stderr)
     if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
         print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):
