@@ -51,7 +51,7 @@ from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, is_made_from
-from utils.flags import FlagParser, at_least_1, first_line, number_that, stop
+from utils.flags import FlagParser, at_least_1, first_line, number_that, stop, warn
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
 from utils.layout import TEACHER, write_array
@@ -191,14 +191,15 @@ def add_other_flags(parser: FlagParser) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(argv)
-    check_flags(parser, args)
+    args.mode, others = mode_and_flags(parser, args)
+    check_flags(parser, args, others)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         check_device(args.device)
     except ValueError as error:
         parser.error(f"--device {args.device}: {error}")
     if args.precision != "float32" and args.device == "cpu":
-        print(f"warning: --precision {args.precision} is for GPUs; on a CPU float32 is usually faster", file=sys.stderr)
+        warn(f"--precision {args.precision} is for GPUs; on a CPU float32 is usually faster")
     return args
 
 
@@ -209,19 +210,18 @@ def mode_and_flags(parser: FlagParser, args: argparse.Namespace) -> tuple[str, s
     return mode, given - {mode}
 
 
-def check_flags(parser: FlagParser, args: argparse.Namespace) -> None:
-    """Refuses flags that contradict one another or do nothing together."""
+def check_flags(parser: FlagParser, args: argparse.Namespace, others: set[str]) -> None:
+    """Refuses flags that contradict one another or do nothing together; `others` are given beside that of the mode."""
+    mode = args.mode
 
     def spelt(*flags: str) -> str:
         return ", ".join(f"--{flag.replace('_', '-')}" for flag in flags)
 
-    mode, given = mode_and_flags(parser, args)
-    for flag in ("plot", "curves", "training"):
-        if getattr(args, flag) and not args.all:
-            parser.error(f"--{flag} goes with --all")
+    if args.training and not args.all:
+        parser.error("--training goes with --all")
     if args.plot and (args.ensemble or args.benchmark or args.protocol != "course"):
         parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
-    if stray := natsorted(given - MODES[mode]):
+    if stray := natsorted(others - MODES[mode]):
         if mode == "scoring":
             parser.error(f"{spelt(stray[0])} goes with {spelt(*(m for m in MODES if stray[0] in MODES[m]))}")
         parser.error(f"{spelt(stray[0])} does not go with {spelt(mode)}, which takes {spelt(*natsorted(MODES[mode]))}")
@@ -300,7 +300,7 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     """Scores one network; the keys are those of --json, where score_beside_bicubic adds bicubic's."""
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
-    flops_g, params_m = count_cost(getattr(model, "layout", model))
+    flops_g, params_m = count_cost(build_model(metadata["model"], **hyperparameters))
     asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
     check_csv(asked, args)
     if args.save_sr:
@@ -311,7 +311,7 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
         "hyperparameters": hyperparameters,
         **asked,
         **summarise(scores),
-        "flops_g": flops_g,
+        "flops_g": (8 if args.ensemble else 1) * flops_g,
         "params_m": params_m,
     }
     return result | (verdict(result, scores) if is_reports_benchmark(result) else {})
@@ -574,11 +574,11 @@ def publish(args: argparse.Namespace) -> None:
     scale, metrics = metadata["hyperparameters"]["scale"], {}
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
+    if wrong := {result["images"] for result in metrics.values()} - {"Set5"}:
+        raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     if args.benchmark:
         benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
         metrics[f"{benchmark_name} paper"] = score(model, metadata, benchmark, args, "paper")
-    if wrong := {metrics[f"Set5 {protocol}"]["images"] for protocol in PROTOCOLS} - {"Set5"}:
-        raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
     kept = ("per_image", "average_psnr_db", "ssim")
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
     if args.data_note:
@@ -785,10 +785,9 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     targets = {args.output / file.relative_to(args.teach) for pair, _ in pairs for file in (pair.lr, pair.hr)}
     others = [file for file in files_below(args.output) if file.suffix == ".npy" and file not in targets]
     if others:
-        print(
-            f"warning: {args.output} holds {len(others)} files of photos that {args.teach} no longer has, such as"
-            f" {others[0]}; delete them, or training uses them",
-            file=sys.stderr,
+        warn(
+            f"{args.output} holds {len(others)} files of photos that {args.teach} no longer has, such as {others[0]};"
+            " delete them, or training uses them"
         )
 
 
@@ -870,20 +869,21 @@ def check_targets(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_targets(args)
-    if args.cost_only:
-        print_cost(args)
-    elif args.training:
-        print_training()
-    elif args.all:
-        score_all(args)
-    elif args.publish:
-        publish(args)
-    elif args.sr:
-        show(score_files(args), args)
-    elif args.web:
-        serve(open_page(args), args.port)
-    else:
-        return run_network(args)
+    match args.mode:
+        case "cost_only":
+            print_cost(args)
+        case "training":
+            print_training()
+        case "all":
+            score_all(args)
+        case "publish":
+            publish(args)
+        case "sr":
+            show(score_files(args), args)
+        case "web":
+            serve(open_page(args), args.port)
+        case _:
+            return run_network(args)
     return 0
 
 
@@ -891,16 +891,18 @@ def run_network(args: argparse.Namespace) -> int:
     """What one network is opened for."""
     model, metadata = open_network(args)
     scale = metadata["hyperparameters"]["scale"]
-    if args.export:
-        print(f"{args.export}: differs from PyTorch by {export_onnx(model.cpu(), args.export, metadata):.1e} at most")
-    elif args.compare:
-        compare(model, scale, args)
-    elif args.teach:
-        teach(model, scale, args)
-    elif args.input:
-        return upscale(model, scale, args)
-    else:
-        show(score_beside_bicubic(model, metadata, args), args)
+    match args.mode:
+        case "export":
+            difference = export_onnx(model.cpu(), args.export, metadata)
+            print(f"{args.export}: differs from PyTorch by {difference:.1e} at most")
+        case "compare":
+            compare(model, scale, args)
+        case "teach":
+            teach(model, scale, args)
+        case "input":
+            return upscale(model, scale, args)
+        case "save_sr" | "scoring":
+            show(score_beside_bicubic(model, metadata, args), args)
     return 0
 
 

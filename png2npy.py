@@ -28,7 +28,7 @@ from tqdm import tqdm
 from utils.bicubic import imresize
 from utils.cores import usable_cores
 from utils.files import CANNOT_WRITE, check_writable, files_below, is_made_from
-from utils.flags import FlagParser, at_least_1, number_that, stop
+from utils.flags import FlagParser, at_least_1, number_that, stop, warn
 from utils.images import list_images, read_rgb
 from utils.layout import (
     TEACHER,
@@ -103,8 +103,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def decoding_jobs(source: Path, target: Path) -> list[Job]:
-    jobs = [Job(f, target / f.relative_to(source).with_suffix(".npy")) for f in list_images(source, recursive=True)]
-    return [job for job in jobs if target == source or target not in job.image.parents]
+    return [Job(f, target / f.relative_to(source).with_suffix(".npy")) for f in list_images(source, recursive=True)]
 
 
 def shrinking_jobs(jobs: list[Job], factors: Sequence[float]) -> list[Job]:
@@ -241,10 +240,9 @@ def tell_sets(root: Path) -> None:
     for folder in natsorted(folders, key=str):
         within_hr = any(above.name.endswith("_HR") for above in folder.relative_to(root).parents)
         if within_hr and not hr_folder_of(folder) and folder.parent not in sets:
-            where = f"{folder}, within an X_HR"
-            print(f"warning: train.py does not look into {where}; move its photos up and decode again", file=sys.stderr)
+            warn(f"train.py does not look into {folder}, within an X_HR; move its photos up and decode again")
     if not sets:
-        print(f"warning: train.py trains on folders called X_train_HR or X_HR, and {root} has none", file=sys.stderr)
+        warn(f"train.py trains on folders called X_train_HR or X_HR, and {root} has none")
     elif root not in sets:
         print(f"these are sets of their own: train.py --data {shlex.join(map(str, sets))}")
 
@@ -282,19 +280,15 @@ def decode(args: argparse.Namespace) -> int:
     """Writes what is missing in --pathTo; returns the exit code."""
     check_writable(args.pathTo, f"--pathTo {args.pathTo}")
     if (args.pathTo / TEACHER).exists():
-        print(f"error: --pathTo {args.pathTo} holds the images of a teacher; give another folder", file=sys.stderr)
-        return 1
+        return report([f"--pathTo {args.pathTo} holds the images of a teacher; give another folder"])
     whole = jobs = decoding_jobs(args.pathFrom, args.pathTo)
     if not jobs:
-        print(f"error: no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR", file=sys.stderr)
-        return 1
+        return report([f"no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR"])
     if args.make_lr:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
-            print(f"error: --make-lr: {args.pathFrom} has no folder such as X_train_HR", file=sys.stderr)
-            return 1
+            return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR"])
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
-            print(f"error: --shrink: {args.pathFrom} holds validation images alone", file=sys.stderr)
-            return 1
+            return report([f"--shrink: {args.pathFrom} holds validation images alone"])
         jobs = with_lr_jobs(jobs, args.make_lr)
     if clashes := same_target([*whole, *jobs]):
         return report(clashes)
@@ -324,10 +318,9 @@ def tell_leftovers(jobs: list[Job], root: Path) -> None:
         if npy not in targets and npy.with_stem(re.sub(r"_0\.\d+$", "", npy.stem)) not in targets
     ]
     if left:
-        print(
-            f"warning: {root} holds {len(left)} HR images that no photo in --pathFrom gives, such as"
-            f" {min(left)}; if theirs were moved or removed, delete them and their LR, or train.py uses them",
-            file=sys.stderr,
+        warn(
+            f"{root} holds {len(left)} HR images that no photo in --pathFrom gives, such as {min(left)}; if theirs were"
+            " moved or removed, delete them and their LR, or train.py uses them"
         )
 
 

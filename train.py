@@ -22,7 +22,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -67,10 +69,11 @@ from utils.flags import (
     number_that,
     positive,
     stop,
+    warn,
 )
 from utils.hardware import check_device, hardware, has_bf16, without_tf32
 from utils.images import list_images
-from utils.layers import check_layers
+from utils.layers import unfuse_if_edited
 from utils.layout import TEACHER, sets_below
 from utils.log import read_log, write_log
 from utils.memory import available_bytes, is_memory_shortage, keep_freed_memory, memory_shortage
@@ -275,57 +278,68 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     args = parser.parse_args(typed)
     if args.recipe:
         args = parser.parse_args(RECIPES[args.recipe].split() + typed)
-    args.argv = typed
+    args.argv, args.is_auto = typed, args.resume == AUTO
     complete_network(args)
-    state = None
-    is_auto = args.is_auto = args.resume == AUTO
-    if is_auto:
+    if args.is_auto:
         args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
-    if args.resume:
-        try:
-            state = load_state(args.resume)
-        except CheckpointError as error:
-            parser.error(f"--resume: {error}")
-        saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
-        saved = {"recipe": None, **saved, "save_dir": str(args.resume.parent)}
-        given = {flag.split("=")[0] for flag in args.argv}
-        if "--epochs" in given:
-            saved["minutes"] = None
-        if "--data" in given and len(args.data) != len(saved["data"]):
-            saved["repeat"] = None  # it holds a weight for each set of before
-        parser.set_defaults(**saved)
-        kept = {name: getattr(args, name) for name in ("argv", "resume", "is_auto")}
-        args = argparse.Namespace(**vars(parser.parse_args(typed)) | kept)  # the state holds what its recipe stands for
-        for flag in FIXED:
-            value, before = getattr(args, flag), saved[flag]
-            if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
-                name = flag.replace("_", "-")
-                parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
-    check_args(parser, args)
-    if state:
-        epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
-        if args.minutes and args.minutes != saved["minutes"]:  # by the pace so far
-            args.epochs = epoch + max(0, int((60 * args.minutes - seconds) / seconds * epoch))
-        if is_auto and epoch >= max(args.epochs, saved["epochs"]):
-            parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
+    if not args.resume:
+        check_args(parser, args)
+        complete_args(parser, args)
+        return args, None
+    try:
+        state = load_state(args.resume)
+    except CheckpointError as error:
+        parser.error(f"--resume: {error}")
+    args = resumed_args(parser, args, state)
     complete_args(parser, args)
     return args, state
 
 
+def resumed_args(parser: FlagParser, given: argparse.Namespace, state: dict) -> argparse.Namespace:
+    """The flags of a state's run, and over them those that are given anew; refuses what cannot change."""
+    saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
+    saved = {"recipe": None, **saved, "save_dir": str(given.resume.parent)}
+    names = {flag.split("=")[0] for flag in given.argv}
+    if "--epochs" in names:
+        saved["minutes"] = None
+    if "--data" in names and len(given.data) != len(saved["data"]):
+        saved["repeat"] = None  # it holds a weight for each set of before
+    parser.set_defaults(**saved)
+    kept = {name: getattr(given, name) for name in ("argv", "resume", "is_auto")}
+    args = argparse.Namespace(
+        **vars(parser.parse_args(given.argv)) | kept
+    )  # the state holds what its recipe stands for
+    for flag in FIXED:
+        value, before = getattr(args, flag), saved[flag]
+        if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
+            name = flag.replace("_", "-")
+            parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
+    check_args(parser, args)
+    epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
+    if args.minutes and args.minutes != saved["minutes"]:  # by the pace so far
+        args.epochs = epoch + max(0, int((60 * args.minutes - seconds) / seconds * epoch))
+    if args.is_auto and epoch >= max(args.epochs, saved["epochs"]):
+        parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
+    return args
+
+
 def complete_network(args: argparse.Namespace) -> None:
     """Fills in what is not given of --model, --nf, --modules and --scale, from the file of --init or by default."""
-    described = {}
-    if args.init not in ("default", "interpolation"):
+    described, given = {}, {"nf": args.nf, "num_modules": args.modules, "scale": args.scale}
+    if file := init_file(args):
         with suppress(CheckpointError):  # told when its weights are taken
-            metadata = read_weights(Path(args.init))[1]
+            metadata = read_weights(file)[1]
             if metadata.get("model") in MODELS:
                 described = {"model": metadata["model"], **metadata.get("hyperparameters", {})}
     args.model = args.model or described.get("model") or "IMDN_dw"
-    same_family = described.get("model") == args.model
-    for flag, key in (("nf", "nf"), ("modules", "num_modules"), ("scale", "scale")):
-        if getattr(args, flag) is None and same_family:
-            setattr(args, flag, described.get(key))
-    args.scale = args.scale or 3
+    if described.get("model") == args.model:
+        given = {key: described.get(key) if value is None else value for key, value in given.items()}
+    args.nf, args.modules, args.scale = complete_hyperparameters(args.model, **given).values()
+
+
+def init_file(args: argparse.Namespace) -> Path | None:
+    """The file of weights that --init names, if it names one."""
+    return None if args.init in ("default", "interpolation") else Path(args.init)
 
 
 def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
@@ -342,7 +356,7 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--data sample stands alone")
     if args.repeat is not None and len(args.repeat) != len(args.data):
         parser.error(f"--repeat {args.repeat}: give a weight for each of --data {' '.join(args.data)}")
-    if args.init not in ("default", "interpolation") and not args.init.endswith((".safetensors", ".pth", ".pt")):
+    if (file := init_file(args)) and file.suffix not in (".safetensors", ".pth", ".pt"):
         parser.error(f"--init {args.init}: default, interpolation, or a file of weights (.safetensors, .pth)")
     for flag in ("patch", "valid_patch"):
         size = getattr(args, flag)
@@ -377,11 +391,13 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         args.graph = on_gpu and ranks.world == 1
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
+    if args.tensorboard and find_spec("tensorboard") is None:
+        parser.error("--tensorboard needs the package: pip install tensorboard")
+    args.save_dir = save_dir(args)
 
 
 def sizes(args: argparse.Namespace) -> dict[str, int]:
-    """nf, num_modules and scale; what no flag gives is the network's default."""
-    return complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
+    return {"nf": args.nf, "num_modules": args.modules, "scale": args.scale}
 
 
 def save_dir(args: argparse.Namespace) -> Path:
@@ -392,8 +408,14 @@ def save_dir(args: argparse.Namespace) -> Path:
 # Pieces
 
 
-def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, BenchmarkSet | None]:
-    """Training patches, validation patches and Set5 (None where absent).
+class Sets(NamedTuple):
+    train: PairedPatches
+    valid: PairedPatches
+    set5: BenchmarkSet | None
+
+
+def open_data(args: argparse.Namespace) -> Sets:
+    """What a run trains on, validates on and scores: Set5, None where absent.
 
     Raises:
         DataError: a set without training images, none with validation images, or images that cannot be used.
@@ -411,15 +433,15 @@ def open_data(args: argparse.Namespace) -> tuple[PairedPatches, PairedPatches, B
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
     options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}
-    train_set = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
-    valid_set = PairedPatches(
+    train = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
+    valid = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,
         patch_size=args.valid_patch,
         split="validation",
     )
     set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
-    return train_set, valid_set, set5
+    return Sets(train, valid, set5)
 
 
 def why_empty(root: Path, scale: int) -> str:
@@ -498,10 +520,9 @@ def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
     """Tells where the flags of a resumed run change its rate: a stretched cosine goes back up."""
     was, now = learning_rate(step, argparse.Namespace(**before)), learning_rate(step, args)
     if abs(now - was) > 0.01 * was:
-        print(
-            f"warning: these flags change the learning rate from {was:.2e} to {now:.2e}; --init, with the weights and a"
-            " --save-dir of its own, begins another schedule instead",
-            file=sys.stderr,
+        warn(
+            f"these flags change the learning rate from {was:.2e} to {now:.2e}; --init, with the weights and a"
+            " --save-dir of its own, begins another schedule instead"
         )
 
 
@@ -536,21 +557,15 @@ def draw(panel: list[Score], args: argparse.Namespace) -> None:
         if panel:
             draw_panel([(s.name, s.sr, s.psnr_db) for s in panel], args.save_dir / "panel.png")
     except (OSError, ValueError) as error:
-        print(f"warning: {first_line(error)}; training goes on", file=sys.stderr)
+        warn(f"{first_line(error)}; training goes on")
 
 
 def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
-    """What writes log entries to --save-dir/tensorboard, or nothing without --tensorboard.
-
-    Raises:
-        TrainingError: the package is not installed.
-    """
+    """What writes log entries to --save-dir/tensorboard, or nothing without --tensorboard."""
     if not args.tensorboard:
         return lambda entry: None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise TrainingError("--tensorboard needs the package: pip install tensorboard") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(args.save_dir / "tensorboard")
 
     def write(entry: dict) -> None:
@@ -612,7 +627,7 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             called = uncompiled
             if ranks.local == 0:  # of every machine, as their compilers differ
                 reason = first_line(error)[:150]
-                print(f"warning: torch.compile failed, training goes on without it: {reason}", file=sys.stderr)
+                warn(f"torch.compile failed, training goes on without it: {reason}")
     if ranks.world > 1:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1×1 kernels: the same
         devices = [torch.device(args.device)] if args.device.startswith("cuda") else None
@@ -768,15 +783,15 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         if not hasattr(model, "start_from_interpolation"):
             raise TrainingError(f"{args.model} has no start_from_interpolation(); leave out --init interpolation")
         model.start_from_interpolation()
-    elif args.init != "default":
-        taken, metadata = take_weights(model, args.model, Path(args.init), run.hyperparameters["scale"])
+    elif file := init_file(args):
+        taken, metadata = take_weights(model, args.model, file, args.scale)
         other = run.hyperparameters | metadata.get("hyperparameters", {})
         told = "" if other == run.hyperparameters else f", which holds {network_name(args.model, other)}"
-        print(f"{taken} of {len(model.state_dict())} tensors start from {args.init}{told}")
+        print(f"{taken} of {len(model.state_dict())} tensors start from {file}{told}")
         run.base = {key: metadata.get(key, nothing) for key, nothing in run.base.items()}
         run.commands = [{"hardware": metadata["hardware"], **leg} for leg in metadata.get("commands", [])]
         if not run.commands:  # others' weights, which do not say how they were trained
-            run.base |= {"started_from": {"network": Path(args.init).name, "iterations": None}}
+            run.base |= {"started_from": {"network": file.name, "iterations": None}}
         elif other != run.hyperparameters:  # whose scores are not this network's
             started_from = {"network": network_name(args.model, other), "iterations": run.base["iterations"]}
             run.base |= {"curve": [], "started_from": started_from | {"before": run.base["started_from"]}}
@@ -784,7 +799,7 @@ def build(args: argparse.Namespace, state: dict | None) -> tuple[Learner, Run]:
         args.channels_last = is_faster_in_channels_last(model, args)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     model = model.to(args.device, memory_format=layout)
-    check_layers(model)
+    unfuse_if_edited(model)
     ema = EMA(model, args.ema) if args.ema else None
     optimizer = make_optimizer(model, args)
     if state:
@@ -827,44 +842,35 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
         )
     log = args.save_dir / "log.jsonl"
     if ranks.is_first and state and log.exists() and (later := len(log.read_text().splitlines()) - run.epoch) > 0:
-        later = f"{later} later epoch{'s' if later > 1 else ''}"
-        print(f"warning: {args.save_dir} holds {later}, which will be replaced; copy it to keep them", file=sys.stderr)
+        epochs = "epoch" if later == 1 else "epochs"
+        warn(f"{args.save_dir} holds {later} later {epochs}, which will be replaced; copy it to keep them")
 
 
-def check_same_images(
-    patches: Sequence[PairedPatches], set5: BenchmarkSet | None, ranks: Ranks, args: argparse.Namespace
-) -> None:
+def check_same_images(sets: Sets, ranks: Ranks, args: argparse.Namespace) -> None:
     """Raises TrainingError where ranks, on machines of their own, have other images: their scores are averaged."""
-    images = [[pair.name for pair in each.pairs] + each.hr.shapes.tolist() for each in patches]
-    mark = zlib.crc32(repr((images, set5 and [name for name, *_ in set5])).encode())
+    images = [[pair.name for pair in each.pairs] + each.hr.shapes.tolist() for each in (sets.train, sets.valid)]
+    mark = zlib.crc32(repr((images, sets.set5 and [name for name, *_ in sets.set5])).encode())
     (marks,) = ranks.sum((mark,), args.device)
     if marks != mark * ranks.world:
-        training, validation = (each.photo_count for each in patches)
+        training, validation = sets.train.photo_count, sets.valid.photo_count
+        folder = f"{'a' if sets.set5 else 'no'} {args.set5}"
         raise TrainingError(
-            f"rank {ranks.rank} has {training} training and {validation} validation images and {'a' if set5 else 'no'}"
-            f" {args.set5}, others have not the same, or of other names or sizes; every machine needs the same sets"
+            f"rank {ranks.rank} has {training} training and {validation} validation images and {folder}, others have"
+            " not the same, or of other names or sizes; every machine needs the same sets"
         )
 
 
-def introduce(
-    model: nn.Module,
-    run: Run,
-    cost: tuple[float, float],
-    train_set: PairedPatches,
-    valid_set: PairedPatches,
-    set5: BenchmarkSet | None,
-    args: argparse.Namespace,
-) -> None:
+def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets, args: argparse.Namespace) -> None:
     """Prints the network, its cost (GFLOPs, M parameters), the hardware, the images and the share of each set."""
     name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
-    missing = "" if set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
-    print(f"{train_set.photo_count} training and {len(valid_set.pairs)} validation images{missing}")
-    if small := train_set.left_out:
+    missing = "" if sets.set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
+    print(f"{sets.train.photo_count} training and {len(sets.valid.pairs)} validation images{missing}")
+    if small := sets.train.left_out:
         print(f"{len(small)} more are smaller than --patch {args.patch} and left out, such as {describe(small[0])}")
     names = [*args.data, "noise"] if args.noise else args.data
     if len(names) > 1:
-        shares = zip(names, train_set.set_shares(), strict=True)
+        shares = zip(names, sets.train.set_shares(), strict=True)
         print("patches: " + ", ".join(f"{share:.1%} {Path(name).name}" for name, share in shares))
     if may_run_native(model, args) and (reason := chain.compiled()[1] or tail.compiled()[1]):
         print(f"layers run one at a time, which is slower: {reason}")
@@ -875,42 +881,35 @@ def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
     if run.validated_on and run.validated_on != images:
         if ranks.is_first:
             best = f"best.* ({run.best_psnr_db:.3f} dB on those) will be replaced by the best on these"
-            print(f"warning: other validation images than before; {best}", file=sys.stderr)
+            warn(f"other validation images than before; {best}")
         run.best_psnr_db, run.start_psnr_db = float("-inf"), None
     run.validated_on = images
 
 
-def score_start(
-    learner: Learner,
-    run: Run,
-    valid_set: PairedPatches,
-    set5: BenchmarkSet | None,
-    ranks: Ranks,
-    args: argparse.Namespace,
-) -> None:
+def score_start(learner: Learner, run: Run, sets: Sets, ranks: Ranks, args: argparse.Namespace) -> None:
     """Scores and prints the weights that --init names: training is worth it only where it beats them."""
     model = learner.evaluated.eval()
-    run.start_psnr_db = validate(model, valid_set, ranks, args)
-    on_set5 = f"  Set5 {score(model, set5, False, ranks, args)[0]:.3f} dB" if set5 else ""
+    run.start_psnr_db = validate(model, sets.valid, ranks, args)
+    on_set5 = f"  Set5 {score(model, sets.set5, False, ranks, args)[0]:.3f} dB" if sets.set5 else ""
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
 
-def warn_of_same_patches(args: argparse.Namespace) -> None:
-    """Tells where the run of --init drew the very patches that this one will draw."""
-    metadata = read_weights(Path(args.init))[1]
+def warn_of_same_patches(file: Path, args: argparse.Namespace) -> None:
+    """Tells where the run of --init's file drew the very patches that this one will draw."""
+    metadata = read_weights(file)[1]
     network, flags, data = (metadata.get(key, {}) for key in ("hyperparameters", "flags", "data"))
     before = [metadata.get("seed"), network.get("scale"), data.get("sets"), data.get("repeat")]
     before += [flags.get(name) for name in ("patch", "detail", "noise")]
     if before == [args.seed, args.scale, args.data, args.repeat, args.patch, args.detail, args.noise]:
-        print(f"warning: {args.init} learned from the same patches in this order; take another --seed", file=sys.stderr)
+        warn(f"{args.init} learned from the same patches in this order; take another --seed")
 
 
 def warn_if_the_start_was_better(run: Run) -> None:
     if run.start_psnr_db is not None and run.best_psnr_db < run.start_psnr_db:
-        figures = (
-            f"the best epoch has {run.best_psnr_db:.3f} dB, the weights it started from {run.start_psnr_db:.3f} dB"
+        warn(
+            f"the best epoch has {run.best_psnr_db:.3f} dB, the weights it started from {run.start_psnr_db:.3f} dB;"
+            " train longer, or with a lower --lr"
         )
-        print(f"warning: {figures}; train longer, or with a lower --lr", file=sys.stderr)
 
 
 def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
@@ -922,27 +921,25 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
     started = time.monotonic()
     learner, run = build(args, state)
     started -= run.seconds  # earlier legs count
-    args.save_dir = save_dir(args)
-    args.nf, args.modules = run.hyperparameters["nf"], run.hyperparameters["num_modules"]
     check_writable(args.save_dir, f"--save-dir {args.save_dir}")
     with locked(args.save_dir) if ranks.is_first else nullcontext():
         check_can_go_on(run, state, ranks, args)
-        train_set, valid_set, set5 = open_data(args)
-        check_same_images((train_set, valid_set), set5, ranks, args)
+        sets = open_data(args)
+        check_same_images(sets, ranks, args)
         cost = count_cost(learner.model)
         if ranks.is_first:
-            introduce(learner.model, run, cost, train_set, valid_set, set5, args)
+            introduce(learner.model, run, cost, sets, args)
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
-        begin_validation(run, [pair.name for pair in valid_set.pairs], ranks)
-        if state is None and args.init not in ("default", "interpolation"):
+        begin_validation(run, [pair.name for pair in sets.valid.pairs], ranks)
+        if state is None and (file := init_file(args)):
             if ranks.is_first:
-                warn_of_same_patches(args)
-            score_start(learner, run, valid_set, set5, ranks, args)
+                warn_of_same_patches(file, args)
+            score_start(learner, run, sets, ranks, args)
         leg = {"command": "python train.py " + shlex.join(args.argv), "commit": git_commit()}
         leg |= {"hardware": hardware(args.device), "torch": str(torch.__version__), "processes": ranks.world}
         run.commands.append({**leg, "from_iteration": run.base["iterations"] + run.epoch * args.iterations})
-        train_epochs(learner, run, (train_set, valid_set, set5), cost, started, ranks, args)
+        train_epochs(learner, run, sets, cost, started, ranks, args)
         if ranks.is_first:
             if (best := args.save_dir / "best.safetensors").exists():
                 print(f"weights of the best epoch: {best}")
@@ -953,7 +950,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
 def train_epochs(
     learner: Learner,
     run: Run,
-    sets: tuple[PairedPatches, PairedPatches, BenchmarkSet | None],
+    sets: Sets,
     cost: tuple[float, float],
     started: float,
     ranks: Ranks,
@@ -964,10 +961,9 @@ def train_epochs(
     def hours() -> float:
         return (time.monotonic() - started) / 3600
 
-    train_set, valid_set, set5 = sets
     log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
     gradients = Gradients(accelerate(learner.model, ranks, args), learner.model, args)
-    source = batches(place(train_set, ranks, args), run.epoch * args.iterations, ranks, args)
+    source = batches(place(sets.train, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
     first_epoch, first_hours, drawn = run.epoch, hours(), time.monotonic()
     while run.epoch < args.epochs:
@@ -982,13 +978,15 @@ def train_epochs(
         if is_redrawn := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
             drawn = time.monotonic()
         evaluated.eval()
-        set5_psnr_db, panel = score(evaluated, set5, is_redrawn, ranks, args) if is_due and set5 else (None, [])
+        set5_psnr_db, panel = None, []
+        if is_due and sets.set5:
+            set5_psnr_db, panel = score(evaluated, sets.set5, is_redrawn, ranks, args)
         entry = {
             "epoch": epoch,
             "iteration": epoch * args.iterations,
             "learning_rate": learner.optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
-            "valid_psnr_db": validate(evaluated, valid_set, ranks, args) if is_due else None,
+            "valid_psnr_db": validate(evaluated, sets.valid, ranks, args) if is_due else None,
             "set5_psnr_db": set5_psnr_db,
             "hours": hours(),
         }
@@ -1000,8 +998,7 @@ def train_epochs(
         run.history.append(entry)
         run.epoch, run.seconds = epoch, entry["hours"] * 3600
         if ranks.is_first:
-            description = describe_run(run, args, train_set.photo_count, *cost)
-            save(learner, run, is_best, description, args)
+            save(learner, run, sets.train.photo_count, cost, is_best, args)
             if is_redrawn:
                 draw(panel, args)
             log_to_tensorboard(entry)
@@ -1012,8 +1009,10 @@ def train_epochs(
 def warn_of_few_epochs(args: argparse.Namespace) -> None:
     if args.epochs < 20:
         epochs = "1 epoch" if args.epochs == 1 else f"{args.epochs} epochs"
-        few = f"--minutes {args.minutes:g} leaves {epochs} of {args.iterations} iterations"
-        print(f"warning: {few}, and the rate follows the time by epochs; take fewer --iterations", file=sys.stderr)
+        warn(
+            f"--minutes {args.minutes:g} leaves {epochs} of {args.iterations} iterations, and the rate follows the time"
+            " by epochs; take fewer --iterations"
+        )
 
 
 def epochs_in_time(epoch: int, hours: float, pace: float, ranks: Ranks, args: argparse.Namespace) -> int:
@@ -1022,7 +1021,9 @@ def epochs_in_time(epoch: int, hours: float, pace: float, ranks: Ranks, args: ar
     return epoch + max(0, int((args.minutes / 60 - hours) / pace))
 
 
-def save(learner: Learner, run: Run, is_best: bool, description: dict, args: argparse.Namespace) -> None:
+def save(
+    learner: Learner, run: Run, photo_count: int, cost: tuple[float, float], is_best: bool, args: argparse.Namespace
+) -> None:
     """Writes the states, the best weights and the log."""
     state = {
         "name": args.model,
@@ -1034,7 +1035,7 @@ def save(learner: Learner, run: Run, is_best: bool, description: dict, args: arg
         "optimizer": learner.optimizer.state_dict(),
     }
     if is_best:
-        save_weights(args.save_dir / "best.safetensors", learner.evaluated, description)
+        save_weights(args.save_dir / "best.safetensors", learner.evaluated, describe_run(run, photo_count, *cost, args))
         save_state(args.save_dir / "best.pth", state)
     save_state(args.save_dir / "last.pth", state)  # after best.*: a run killed between them repeats the epoch
     write_log(args.save_dir / "log.jsonl", run.history)
@@ -1056,7 +1057,7 @@ def learning_curve(run: Run) -> list[dict]:
     return curve
 
 
-def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float, mparams: float) -> dict:
+def describe_run(run: Run, photo_count: int, gflops: float, mparams: float, args: argparse.Namespace) -> dict:
     """What published weights say of themselves."""
     last = run.history[-1]
     return {
@@ -1067,7 +1068,7 @@ def describe_run(run: Run, args: argparse.Namespace, images: int, gflops: float,
         "data": {
             "sets": args.data,
             "repeat": args.repeat,
-            "images": images,
+            "images": photo_count,
             "teachers": {
                 root: file.read_text(encoding="utf-8") for root in args.data if (file := Path(root, TEACHER)).exists()
             },
@@ -1108,18 +1109,24 @@ def main(argv: Sequence[str] | None = None) -> dict:
     except KeyboardInterrupt:
         stop("nothing was begun")
     ranks = Ranks()
-    if ranks.is_first and args.bf16 and not has_bf16(args.device):
-        print(f"warning: {args.device} has no bfloat16 arithmetic; --bf16 is slower than float32", file=sys.stderr)
-    if ranks.is_first and state and could_take_bf16(args):
-        print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
-    is_long = args.minutes or 10 <= args.epochs < args.anneal_epochs  # what is shorter is a trial
-    if ranks.is_first and args.schedule == "report" and is_long:
-        falls = f"falls over {args.anneal_epochs} epochs, however long the run is"
-        print(f"warning: the rate of --schedule report {falls}; that of cosine ends with it", file=sys.stderr)
-    if ranks.is_first and args.warmup and args.warmup > args.epochs * args.iterations:
-        print(f"warning: --warmup {args.warmup} is longer than the run, which never reaches --lr", file=sys.stderr)
+    if ranks.is_first:
+        warn_of_flags(args, state)
     with ranks.joined(args.device), nullcontext() if ranks.is_first else redirect_stdout(None):
         return train_or_stop(args, state, ranks)
+
+
+def warn_of_flags(args: argparse.Namespace, state: dict | None) -> None:
+    """Tells of flags that are allowed and seldom meant."""
+    if args.bf16 and not has_bf16(args.device):
+        warn(f"{args.device} has no bfloat16 arithmetic; --bf16 is slower than float32")
+    if state and could_take_bf16(args):
+        print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
+    is_long = args.minutes or 10 <= args.epochs < args.anneal_epochs  # what is shorter is a trial
+    if args.schedule == "report" and is_long:
+        falls = f"falls over {args.anneal_epochs} epochs, however long the run is"
+        warn(f"the rate of --schedule report {falls}; that of cosine ends with it")
+    if args.warmup and args.warmup > args.epochs * args.iterations:
+        warn(f"--warmup {args.warmup} is longer than the run, which never reaches --lr")
 
 
 def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
@@ -1134,9 +1141,12 @@ def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) ->
             raise
         sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {first_line(error)}")
     except KeyboardInterrupt:
-        resumable = args.save_dir and (Path(args.save_dir) / "last.pth").exists()
-        state_file = shlex.quote(f"{args.save_dir}/last.pth")
-        stop(f"go on with: python train.py --resume {state_file}" if resumable else "nothing was saved yet")
+        file = args.save_dir / "last.pth"
+        stop(
+            f"go on with: python train.py --resume {shlex.quote(str(file))}"
+            if file.exists()
+            else "nothing was saved yet"
+        )
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def bilinear_channel(conv: nn.Conv2d, source: int, target: int, scale: int, gain
 
 @torch.no_grad()
 def interpolate_rgb(
-    head: nn.Conv2d, trunk_convs: Sequence[nn.Conv2d], upsampler_conv: nn.Conv2d, scale: int, copies: int = 1
+    head: nn.Conv2d, trunk_convs: Sequence[nn.Conv2d], upsampler: nn.Sequential, copies: int = 1
 ) -> None:
     """Makes a network of head, trunk around a skip, and upsampler start near bilinear interpolation.
 
@@ -237,13 +237,15 @@ def interpolate_rgb(
 
     Args:
         trunk_convs: the last conv of each residual branch between head and upsampler.
+        upsampler: begins as `pixel_shuffle_upsampler`.
         copies: how many times the head's features are added up on the way.
     """
     for channel in range(3):
         pass_through(head, channel, channel)
     for conv in trunk_convs:
         damp(conv, 0.01)
-    damp(upsampler_conv, 0.1)
-    upsampler_conv.weight[:, :3] = 0
+    conv, shuffle = upsampler[0], upsampler[1]
+    damp(conv, 0.1)
+    conv.weight[:, :3] = 0
     for channel in range(3):
-        bilinear_channel(upsampler_conv, channel, channel, scale, gain=1 / copies)
+        bilinear_channel(conv, channel, channel, shuffle.upscale_factor, gain=1 / copies)

@@ -157,13 +157,12 @@ class MeanShiftedDRLN(nn.Module):
     Shape: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W), not clamped.
     """
 
-    def __init__(self, nf: int, scale: int, trunk: nn.Module, upsampler: nn.Sequential) -> None:
+    def __init__(self, nf: int, trunk: nn.Module, upsampler: nn.Sequential) -> None:
         super().__init__()
         self.subtract_mean = mean_shift(-1)
         self.head = conv3x3(3, nf)
         self.trunk = trunk
         self.upsampler = upsampler
-        self.scale = scale
         self.add_mean = mean_shift(+1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,8 +172,33 @@ class MeanShiftedDRLN(nn.Module):
         with float32_region(x.device.type):
             return self.add_mean(self.upsampler(in_precision_of(self.head, refined)))
 
+    @torch.no_grad()
     def start_from_interpolation(self) -> None:
-        interpolate_at_high_resolution(self)
+        """Makes a network with `upsampler_at_high_resolution` start near bilinear interpolation.
+
+        Six channels carry ±RGB through the upsampler's ReLUs, as relu(x) − relu(−x) = x. The running residual begins
+        with the head's features and they are added again after the trunk, hence the half in the tail.
+
+        Raises:
+            ValueError: fewer than six features.
+        """
+        nf = self.head.out_channels
+        require(nf >= 6, f"nf is {nf}; starting from interpolation needs at least 6")
+        for channel in range(6):
+            pass_through(self.head, channel % 3, channel, sign=1.0 if channel < 3 else -1.0)
+        for conv in last_convs(self.trunk.group_ends()):
+            damp(conv, 0.01)
+        *upsampling, tail = (m for m in self.upsampler if isinstance(m, nn.Conv2d))
+        for conv in upsampling:
+            scale = math.isqrt(conv.out_channels // conv.in_channels)
+            conv.weight[: 6 * scale**2] = 0
+            conv.bias[: 6 * scale**2] = 0
+            for channel in range(6):
+                bilinear_channel(conv, channel, channel, scale)
+        damp(tail, 0.1)
+        tail.weight[:, :6] = 0
+        for channel in range(6):
+            tail.weight[channel % 3, channel, 1, 1] = 0.5 if channel < 3 else -0.5
 
 
 class DRLN(MeanShiftedDRLN):
@@ -201,7 +225,7 @@ class DRLN(MeanShiftedDRLN):
             compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU()),
             second_reads_residual=(1,),
         )
-        super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
+        super().__init__(nf, trunk, upsampler_at_high_resolution(nf, scale))
 
 
 class DRLN_narrow(MeanShiftedDRLN):
@@ -225,7 +249,7 @@ class DRLN_narrow(MeanShiftedDRLN):
             block=lambda: DRLM(nf, residual_blocks=2, hidden=max(1, nf // 12)),
             compress=lambda k: Layers(conv3x3(k * nf, nf), nn.ReLU()),
         )
-        super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
+        super().__init__(nf, trunk, upsampler_at_high_resolution(nf, scale))
 
 
 class SeparableDRLM(nn.Module):
@@ -269,7 +293,7 @@ class DRLN_dw(MeanShiftedDRLN):
             block=lambda: SeparableDRLM(nf),
             compress=lambda k: ActivatedSeparableConv(k * nf, nf, negative_slope=0.0),
         )
-        super().__init__(nf, scale, trunk, upsampler_at_high_resolution(nf, scale))
+        super().__init__(nf, trunk, upsampler_at_high_resolution(nf, scale))
 
 
 class DistillationDRLM(SeparableDistillationBlock):
@@ -332,43 +356,13 @@ class DRLN_slim(MeanShiftedDRLN):
         check_distillation(nf)
         require(num_modules >= 2 and num_modules % 2 == 0, f"modules is {num_modules}; DRLN_slim needs an even number")
         upsampler = Layers(*pixel_shuffle_upsampler(nf, scale), conv1x1(3, 3))
-        super().__init__(nf, scale, PairedTrunk(nf, num_modules // 2), upsampler)
+        super().__init__(nf, PairedTrunk(nf, num_modules // 2), upsampler)
 
     def start_from_interpolation(self) -> None:
-        interpolate_rgb(self.head, last_convs(self.trunk.group_ends()), self.upsampler[0], self.scale, copies=2)
+        interpolate_rgb(self.head, last_convs(self.trunk.group_ends()), self.upsampler, copies=2)
         for channel in range(3):
             pass_through(self.upsampler[2], channel, channel)
 
 
 def last_convs(modules: Sequence[nn.Module]) -> list[nn.Conv2d]:
     return [[m for m in module.modules() if isinstance(m, nn.Conv2d)][-1] for module in modules]
-
-
-@torch.no_grad()
-def interpolate_at_high_resolution(model: MeanShiftedDRLN) -> None:
-    """Makes a network with upsampler_at_high_resolution start near bilinear interpolation.
-
-    Six channels carry ±RGB through the upsampler's ReLUs, as relu(x) − relu(−x) = x. The running residual begins with
-    the head's features and they are added again after the trunk, hence the half in the tail.
-
-    Raises:
-        ValueError: fewer than six features.
-    """
-    require(
-        model.head.out_channels >= 6, f"nf is {model.head.out_channels}; starting from interpolation needs at least 6"
-    )
-    for channel in range(6):
-        pass_through(model.head, channel % 3, channel, sign=1.0 if channel < 3 else -1.0)
-    for conv in last_convs(model.trunk.group_ends()):
-        damp(conv, 0.01)
-    *upsampling, tail = (m for m in model.upsampler if isinstance(m, nn.Conv2d))
-    for conv in upsampling:
-        scale = math.isqrt(conv.out_channels // conv.in_channels)
-        conv.weight[: 6 * scale**2] = 0
-        conv.bias[: 6 * scale**2] = 0
-        for channel in range(6):
-            bilinear_channel(conv, channel, channel, scale)
-    damp(tail, 0.1)
-    tail.weight[:, :6] = 0
-    for channel in range(6):
-        tail.weight[channel % 3, channel, 1, 1] = 0.5 if channel < 3 else -0.5

@@ -99,8 +99,8 @@ class SeparableIMDB(SeparableDistillationBlock):
         return fused_tail(x, distilled, *self.c5.matrix_and_bias(), self.cca.gate, twice=True)
 
 
-class IMDN(nn.Module):
-    """Blocks in a row, every block's output kept, concatenated and fused.
+class DistillationNetwork(nn.Module):
+    """What IMDN and IMDN_RTC share: head, trunk, the head's features added again, upsampler.
 
     Args:
         nf: features, a positive multiple of 4.
@@ -109,32 +109,60 @@ class IMDN(nn.Module):
     Shape: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale·H, scale·W), not clamped.
     Raises:
         ValueError: a size the architecture does not allow.
-    Source: arXiv 1909.11856.
+    """
+
+    trunk_conv: nn.Conv2d
+
+    def __init__(self, nf: int, num_modules: int, scale: int) -> None:
+        super().__init__()
+        check_scale(scale)
+        check_distillation(nf)
+        require(num_modules >= 1, f"modules is {num_modules}; {type(self).__name__} needs at least 1")
+        self.head = conv3x3(3, nf)
+        self.add_trunk(nf, num_modules)
+        self.upsampler = pixel_shuffle_upsampler(nf, scale)
+
+    def add_trunk(self, nf: int, num_modules: int) -> None:
+        """Sets the blocks and, last, `trunk_conv`."""
+        raise NotImplementedError
+
+    def trunk(self, features: Tensor) -> Tensor:
+        """(N, nf, H, W) -> the same."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        with float32_region(x.device.type):
+            features = run_conv(self.head, in_precision_of(self.head, x))
+        refined = self.trunk(features) + features
+        with float32_region(x.device.type):
+            return self.upsampler(in_precision_of(self.upsampler[0], refined))
+
+    def start_from_interpolation(self) -> None:
+        interpolate_rgb(self.head, [self.trunk_conv], self.upsampler)
+
+
+class IMDN(DistillationNetwork):
+    """Blocks in a row, every block's output kept, concatenated and fused.
+
+    Arguments, shape and errors as DistillationNetwork. Source: arXiv 1909.11856.
     """
 
     block = IMDB
 
     def __init__(self, nf: int = 64, num_modules: int = 6, scale: int = 3) -> None:
-        super().__init__()
-        check_scale(scale)
-        check_distillation(nf)
-        require(num_modules >= 1, f"modules is {num_modules}; IMDN needs at least 1")
-        self.head = conv3x3(3, nf)
+        super().__init__(nf, num_modules, scale)
+
+    def add_trunk(self, nf: int, num_modules: int) -> None:
         self.blocks = nn.ModuleList(self.block(nf) for _ in range(num_modules))
         self.fusion = nn.Sequential(conv1x1(num_modules * nf, nf), nn.LeakyReLU(0.05))
         self.trunk_conv = conv3x3(nf, nf)
-        self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        with float32_region(x.device.type):
-            features = run_conv(self.head, in_precision_of(self.head, x))
+    def trunk(self, features: Tensor) -> Tensor:
         if is_watched(self.fusion):
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))
         else:
             merged = self.fuse_as_they_come(features)
-        refined = run_conv(self.trunk_conv, merged) + features
-        with float32_region(x.device.type):
-            return self.upsampler(in_precision_of(self.upsampler[0], refined))
+        return run_conv(self.trunk_conv, merged)
 
     def outputs(self, h: Tensor) -> list[Tensor]:
         kept = []
@@ -152,15 +180,12 @@ class IMDN(nn.Module):
             total = add_pointwise(total, kernel, h)
         return act(total)
 
-    def start_from_interpolation(self) -> None:
-        interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)
-
 
 class IMDN_dw(IMDN):
     """IMDN with depthwise-separable blocks; head, fusion, trunk conv and upsampler stay plain.
 
-    Arguments, shape and errors as IMDN. Source: the student's report; reduction 12 and the second CCA are what
-    its printed costs imply.
+    Arguments, shape and errors as DistillationNetwork. Source: the student's report; reduction 12 and the second CCA
+    are what its printed costs imply.
     """
 
     block = SeparableIMDB
@@ -169,28 +194,18 @@ class IMDN_dw(IMDN):
         super().__init__(nf, num_modules, scale)
 
 
-class IMDN_RTC(nn.Module):
+class IMDN_RTC(DistillationNetwork):
     """The authors' AI-in-RTC 2019 winner: blocks without CCA, of which the last one's output alone goes on.
 
-    Arguments, shape and errors as IMDN. Source: github.com/Zheng222/IMDN.
+    Arguments, shape and errors as DistillationNetwork. Source: github.com/Zheng222/IMDN.
     """
 
     def __init__(self, nf: int = 12, num_modules: int = 16, scale: int = 3) -> None:
-        super().__init__()
-        check_scale(scale)
-        check_distillation(nf)
-        require(num_modules >= 1, f"modules is {num_modules}; IMDN_RTC needs at least 1")
-        self.head = conv3x3(3, nf)
+        super().__init__(nf, num_modules, scale)
+
+    def add_trunk(self, nf: int, num_modules: int) -> None:
         self.blocks = nn.Sequential(*(IMDB(nf, attention=False) for _ in range(num_modules)))
         self.trunk_conv = conv1x1(nf, nf)
-        self.upsampler = pixel_shuffle_upsampler(nf, scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        with float32_region(x.device.type):
-            features = run_conv(self.head, in_precision_of(self.head, x))
-        refined = self.trunk_conv(self.blocks(features)) + features
-        with float32_region(x.device.type):
-            return self.upsampler(in_precision_of(self.upsampler[0], refined))
-
-    def start_from_interpolation(self) -> None:
-        interpolate_rgb(self.head, [self.trunk_conv], self.upsampler[0], self.upsampler[1].upscale_factor)
+    def trunk(self, features: Tensor) -> Tensor:
+        return self.trunk_conv(self.blocks(features))

@@ -53,5 +53,3 @@ def test_files_that_are_not_exports_are_named(tmp_path):
         OnnxNetwork(tmp_path / "a.onnx")
     with pytest.raises(CheckpointError, match="b.onnx does not exist"):
         OnnxNetwork(tmp_path / "b.onnx")
-    with pytest.raises(CheckpointError, match="should end in .onnx"):
-        export_onnx(*small("IMDN_RTC")[:1], tmp_path / "m.pt", {})

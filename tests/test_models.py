@@ -16,7 +16,7 @@ from models.chain import is_watched, layers_apart
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from utils.cost import count_cost
-from utils.layers import check_layers
+from utils.layers import unfuse_if_edited
 
 # (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout. DRLN_dw is
 # the exception: the report prints 10.58146676 and 0.09062 of a layout that is only partly known.
@@ -255,12 +255,25 @@ def test_layers_apart_ends_with_its_block():
 @pytest.mark.parametrize("name", list(MODELS))
 def test_fused_code_agrees_with_the_layers_as_they_are(name, bf16, capsys):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        check_layers(small(name, 3))
+        unfuse_if_edited(small(name, 3))
     assert capsys.readouterr().err == "" and not is_watched()
 
 
 def test_layers_that_draw_are_no_edit(capsys):
-    check_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)))
+    unfuse_if_edited(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)))
+    assert capsys.readouterr().err == "" and not is_watched()
+
+
+class RootOfWeights(nn.Conv2d):
+    """nan for weights that are negative, as drawn ones may be."""
+
+    def forward(self, x):
+        return super().forward(x) * self.weight.sum().sqrt()
+
+
+@pytest.mark.parametrize("layer", (RootOfWeights(3, 4, 3), nn.ReflectionPad2d(16)), ids=("nan", "too small an image"))
+def test_networks_that_the_trial_does_not_suit_are_left_alone(layer, capsys):
+    unfuse_if_edited(nn.Sequential(nn.Conv2d(3, 3, 1), layer))
     assert capsys.readouterr().err == "" and not is_watched()
 
 
@@ -274,7 +287,7 @@ def test_edited_layers_are_not_passed_over(edit, monkeypatch, capsys):
         model.blocks[0].act = nn.SiLU()
     elif edit == "its conv":
         monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: self._conv_forward(x, self.weight.sign(), self.bias))
-    check_layers(model)
+    unfuse_if_edited(model)
     assert "the layers of IMDN_dw no longer compute" in capsys.readouterr().err
     sr = model(x)
     with layers_apart():

@@ -48,6 +48,13 @@ def test_the_tree_is_mirrored(div2k, tmp_path):
     assert len(find_pairs(decoded, "training", 3)) == 2
 
 
+def test_the_target_may_hold_the_source_or_lie_in_it(div2k, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for target in (".", "DIV2K", "DIV2K/decoded"):
+        assert png2npy.main(["--pathFrom", "DIV2K", "--pathTo", target]) == 0
+        assert len(find_pairs(tmp_path / target, "training", 3)) == 2
+
+
 def test_done_files_are_skipped_and_changed_ones_redone(div2k, tmp_path, capsys):
     decode(div2k)
     assert decode(div2k) == 0

@@ -351,6 +351,14 @@ def test_ema_by_hand():
     assert ema.model.weight.item() == pytest.approx(10 / 11)
 
 
+def test_ema_has_the_latest_buffers():
+    model = torch.nn.BatchNorm2d(2)
+    ema = EMA(model, decay=0.9)
+    model(torch.rand(4, 2, 3, 3))
+    ema.update(model, step=1)
+    assert torch.equal(ema.model.running_mean, model.running_mean) and ema.model.num_batches_tracked == 1
+
+
 @pytest.fixture(scope="module")
 def plain_loss(decoded_once) -> float:
     """Mean of the last 100 of 200 steps by a loop of float32 NCHW, one module at a time, one sample at a time."""
@@ -490,11 +498,11 @@ def test_ranks_with_other_images_stop(decoded, tmp_path):
 
     def check(root, set5=None, others=None):
         pairs = [find_pairs(root, split, 3) for split in ("training", "validation")]
-        sets = [PairedPatches([(each, 1)], scale=3, patch_size=24, split="training") for each in pairs]
+        patches = [PairedPatches([(each, 1)], scale=3, patch_size=24, split="training") for each in pairs]
         ranks = Mock(
             world=2, rank=1, sum=lambda values, _: marks.append(values[0]) or [values[0] + (others or values[0])]
         )
-        train.check_same_images(sets, set5, ranks, Mock(set5="Set5"))
+        train.check_same_images(train.Sets(*patches, set5), ranks, Mock(set5="Set5"))
 
     check(decoded)
     check(decoded, set5=[("baby", None, None)])
@@ -714,7 +722,7 @@ def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
 )
 def test_the_layout_is_that_of_the_faster_convs(flags, compiler, expected, monkeypatch):
     monkeypatch.setattr(train.chain, "compiled", lambda: (object(), "") if compiler else (None, "no C++ compiler"))
-    monkeypatch.setattr(train, "check_layers", lambda model: None)  # which would run that object
+    monkeypatch.setattr(train, "unfuse_if_edited", lambda model: None)  # which would run that object
     args, _ = train.parse_args(["--data", "sample", "--device", "cpu", *flags])
     train.build(args, None)
     assert args.channels_last == expected

@@ -16,7 +16,7 @@ from torch import Tensor
 from models import build_model, complete_hyperparameters
 from utils.files import atomic_path
 from utils.flags import first_line
-from utils.layers import check_layers
+from utils.layers import unfuse_if_edited
 
 FORMAT = 3
 STATE_KEYS = {"name", "hyperparameters", "args", "run", "model", "ema", "optimizer"}
@@ -216,7 +216,7 @@ def load_model(path: Path, name: str | None = None, **hyperparameters: int | Non
         reason = str(error).splitlines()[1].strip()
         raise CheckpointError(f"{path} does not fit {name} {sizes}: {reason[:200]}") from error
     model.eval()
-    check_layers(model)
+    unfuse_if_edited(model)
     return model, {**metadata, "model": name, "hyperparameters": sizes}
 
 

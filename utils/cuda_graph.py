@@ -1,12 +1,11 @@
 """Work that a GPU does alike at every step, launched at once instead of a kernel at a time."""
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from utils.flags import first_line
+from utils.flags import first_line, warn
 from utils.memory import is_memory_shortage
 
 WARM_UP_CALLS = 3  # in which libraries choose their algorithms and allocate what they keep
@@ -65,7 +64,7 @@ class Replayed:
             torch.cuda.set_stream(stream)  # PyTorch stays on the recording's
             Replayed.can_record = False
             cause = first_line(error.__context__ or error)[:150]
-            print(f"warning: no CUDA graph (--no-graph), which is slower: {cause}", file=sys.stderr)
+            warn(f"no CUDA graph (--no-graph), which is slower: {cause}")
             return
         self.graph = graph
 

@@ -22,7 +22,7 @@ SET5_SHA256 = {  # of the decoded pixels, RGB
 SET5_CROP = 12  # the course cropped its originals to a multiple of 12 before shrinking them by 3
 
 
-class DownloadError(OSError):
+class DownloadError(RuntimeError):
     """Set5 could not be had; the message says why."""
 
 
@@ -36,31 +36,32 @@ def fetch_set5(folder: Path, url: str = SET5_URL, timeout_s: float = 10.0) -> No
     Raises:
         DownloadError: no network, other pixels than Set5's, or a folder that cannot be written.
     """
-    folder = Path(folder)
     try:
-        _fetch_set5(folder, url, timeout_s)
-    except DownloadError:
-        raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / folder.name
+            for name, expected in SET5_SHA256.items():
+                hr = fetch_image(f"{url}{name}.png", made / "original" / f"{name}.png", timeout_s)
+                if pixel_hash(hr) != expected:
+                    raise DownloadError(f"{url}{name}.png does not hold Set5's pixels")
+                height, width = (n // SET5_CROP * SET5_CROP for n in hr.shape[:2])
+                write_rgb(made / "LRbicx3" / f"{name}.png", imresize(hr[:height, :width], 1 / 3))
+            if not folder.exists():  # as where another process was first
+                made.replace(folder)
     except OSError as error:  # nowhere to write to
         raise DownloadError(f"{folder}: {error.strerror or error}") from error
 
 
-def _fetch_set5(folder: Path, url: str, timeout_s: float) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary) / folder.name
-        for name, expected in SET5_SHA256.items():
-            file = made / "original" / f"{name}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with urllib.request.urlopen(f"{url}{name}.png", timeout=timeout_s) as response:
-                    file.write_bytes(response.read())
-                hr = read_rgb(file)
-            except (OSError, ValueError, http.client.HTTPException) as error:  # a URLError is an OSError
-                raise DownloadError(f"{url}{name}.png: {getattr(error, 'reason', error)}") from error
-            if pixel_hash(hr) != expected:
-                raise DownloadError(f"{url}{name}.png does not hold Set5's pixels")
-            height, width = (n // SET5_CROP * SET5_CROP for n in hr.shape[:2])
-            write_rgb(made / "LRbicx3" / f"{name}.png", imresize(hr[:height, :width], 1 / 3))
-        if not folder.exists():  # as where another process was first
-            made.replace(folder)
+def fetch_image(url: str, file: Path, timeout_s: float) -> np.ndarray:
+    """Downloads an image into a file and reads it, as (H, W, 3) uint8.
+
+    Raises:
+        DownloadError: no network, no such image, or no room for it.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            file.write_bytes(response.read())
+        return read_rgb(file)
+    except (OSError, ValueError, http.client.HTTPException) as error:  # a URLError is an OSError
+        raise DownloadError(f"{url}: {getattr(error, 'reason', error)}") from error

@@ -7,7 +7,7 @@ import torch.nn as nn
 
 
 class EMA:
-    """Holds `model`, the averaged copy, in evaluation mode.
+    """Holds `model`, the averaged copy, in evaluation mode; buffers, such as batch norm's, are those of the original.
 
     The decay warms up as (1 + step) / (10 + step), so that an early average is not its random start.
     """
@@ -21,3 +21,5 @@ class EMA:
         """Moves the average towards `model`; `step` counts optimiser steps from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for own, latest in zip(self.model.buffers(), model.buffers()):
+            own.copy_(latest)

@@ -16,11 +16,6 @@ class SelfEnsemble(nn.Module):
         self.model = model
         self.device = getattr(model, "device", None)
 
-    @property
-    def layout(self) -> nn.Module:
-        """The layers that cost is counted on; no submodule, so that a walk through the modules meets them once."""
-        return SelfEnsemble(getattr(self.model, "layout", self.model))
-
     def forward(self, x: Tensor) -> Tensor:
         total = 0
         for turns in range(4):

@@ -56,6 +56,10 @@ def expand_home(found: re.Match) -> str:
     return (found[1] or "") + os.path.expanduser("~")
 
 
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def stop(hint: str = "") -> NoReturn:
     """Ends the process as Ctrl-C does elsewhere: one line, exit code 130."""
     print(f"stopped; {hint}" if hint else "stopped", file=sys.stderr)
