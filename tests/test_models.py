@@ -265,10 +265,10 @@ def test_layers_that_draw_are_no_edit(capsys):
 
 
 class RootOfWeights(nn.Conv2d):
-    """nan for weights that are negative, as drawn ones may be."""
+    """nan where a weight is negative, as some drawn ones are."""
 
     def forward(self, x):
-        return super().forward(x) * self.weight.sum().sqrt()
+        return super().forward(x) * self.weight.sqrt().sum()
 
 
 @pytest.mark.parametrize("layer", (RootOfWeights(3, 4, 3), nn.ReflectionPad2d(16)), ids=("nan", "too small an image"))
