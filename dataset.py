@@ -233,7 +233,7 @@ class PairedPatches:
     Training draws with replacement: every crop position of every image is equally likely, or as likely as it holds
     detail, times its set's repeat; then one of the eight flips and rotations. So it never ends: sample i exists for
     any i.
-    Validation takes each image as often as its set is repeated, in a row, unflipped, at places of (seed, i) alone.
+    Validation cuts as many patches from each image as its set is repeated, in a row, unflipped.
 
     Args:
         sets: pairs of each set, and how often it is repeated.
@@ -294,7 +294,7 @@ class PairedPatches:
         if detail:
             size = patch_size // scale
             self.cells = Cells(
-                self.lr, repeats, self.positions, size=size, power=detail, images=self.photo_count, noise=noise
+                self.lr, repeats, self.positions, size=size, power=detail, photo_count=self.photo_count, noise=noise
             )
 
     def _leave_out_small(self, pairs: Sequence[Pair]) -> list[Pair]:

@@ -54,7 +54,7 @@ from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, 
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop, warn
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
-from utils.layout import TEACHER, write_array
+from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
@@ -783,7 +783,7 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
         raise OSError(f"{error}; the same command goes on where it was") from error
     print(f"{len(pairs) - kept} written, {kept} done before: {args.output}")
     targets = {args.output / file.relative_to(args.teach) for pair, _ in pairs for file in (pair.lr, pair.hr)}
-    others = [file for file in files_below(args.output) if file.suffix == ".npy" and file not in targets]
+    others = [file for file in arrays_below(args.output) if file not in targets]
     if others:
         warn(
             f"{args.output} holds {len(others)} files of photos that {args.teach} no longer has, such as {others[0]};"
@@ -820,15 +820,11 @@ def claim_output(scale: int, args: argparse.Namespace) -> None:
     record += f", {args.precision}" if args.precision != "float32" else ""
     path = args.output / TEACHER
     written = path.read_text(encoding="utf-8") if path.exists() else None
-    if written != record and holds_arrays(args.output):
+    if written != record and arrays_below(args.output):
         found = f"was taught by {written}" if written else f"holds images and no {TEACHER}"
         raise DataError(f"--output {args.output} {found}, not by {record}; give another folder")
     with atomic_path(path) as temporary:
         temporary.write_text(record, encoding="utf-8")
-
-
-def holds_arrays(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix == ".npy" for file in files_below(folder))
 
 
 def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -> np.ndarray:

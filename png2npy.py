@@ -27,11 +27,12 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.cores import usable_cores
-from utils.files import CANNOT_WRITE, check_writable, files_below, is_made_from
+from utils.files import CANNOT_WRITE, check_writable, is_made_from
 from utils.flags import FlagParser, at_least_1, number_that, stop, warn
 from utils.images import list_images, read_rgb
 from utils.layout import (
     TEACHER,
+    arrays_below,
     hr_folder_of,
     is_test_hr,
     is_training_hr,
@@ -210,7 +211,7 @@ def read_size(npy: Path) -> tuple[int, int] | str:
 
 def check_tree(root: Path, workers: int) -> int:
     """Reads every file, counts each folder, and compares LR folders with their HR; returns the exit code."""
-    files = natsorted((file for file in files_below(root) if file.suffix == ".npy"), key=str)
+    files = natsorted(arrays_below(root), key=str)
     if not files:
         return report([f"{root}: holds no .npy files"])
     sizes = dict(zip(files, in_parallel(read_size, files, workers)))
@@ -233,7 +234,7 @@ def check_tree(root: Path, workers: int) -> int:
 
 def tell_sets(root: Path) -> None:
     """Tells where train.py would find nothing to train on, as in a flat folder of photos, or pass photos over."""
-    folders = {file.parent for file in files_below(root) if file.suffix == ".npy"} if root.is_dir() else ()
+    folders = {file.parent for file in arrays_below(root)}
     if not folders:  # no photo could be read
         return
     sets = sets_below(root)

@@ -306,9 +306,8 @@ def resumed_args(parser: FlagParser, given: argparse.Namespace, state: dict) -> 
         saved["repeat"] = None  # it holds a weight for each set of before
     parser.set_defaults(**saved)
     kept = {name: getattr(given, name) for name in ("argv", "resume", "is_auto")}
-    args = argparse.Namespace(
-        **vars(parser.parse_args(given.argv)) | kept
-    )  # the state holds what its recipe stands for
+    # without --recipe's flags: the state holds what they stand for
+    args = argparse.Namespace(**vars(parser.parse_args(given.argv)) | kept)
     for flag in FIXED:
         value, before = getattr(args, flag), saved[flag]
         if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
@@ -334,7 +333,8 @@ def complete_network(args: argparse.Namespace) -> None:
     args.model = args.model or described.get("model") or "IMDN_dw"
     if described.get("model") == args.model:
         given = {key: described.get(key) if value is None else value for key, value in given.items()}
-    args.nf, args.modules, args.scale = complete_hyperparameters(args.model, **given).values()
+    complete = complete_hyperparameters(args.model, **given)
+    args.nf, args.modules, args.scale = (complete[key] for key in given)
 
 
 def init_file(args: argparse.Namespace) -> Path | None:
@@ -397,7 +397,7 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
 
 
 def sizes(args: argparse.Namespace) -> dict[str, int]:
-    return {"nf": args.nf, "num_modules": args.modules, "scale": args.scale}
+    return complete_hyperparameters(args.model, nf=args.nf, num_modules=args.modules, scale=args.scale)
 
 
 def save_dir(args: argparse.Namespace) -> Path:

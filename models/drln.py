@@ -103,10 +103,11 @@ class DRLM(nn.Module):
 
 
 class DenseGroups(nn.Module):
-    """Blocks in groups: after every block, the output of the group before and those of this group's are compressed.
+    """Blocks in groups, all outputs of a group kept.
 
-    A group's first block reads the sum of the head's features and all groups' outputs so far, the others what was
-    compressed last; what the first group takes for the output of the one before is the head's features.
+    After every block, what the group before gave (to the first group: the head's features) and the outputs of this one
+    so far are concatenated and compressed, for the next block to read. What is compressed last is what the group gives.
+    A running sum of the head's features and of all that groups gave is what the first block of the next one reads.
     Shape: (N, nf, H, W) -> the same.
     Args:
         sizes: blocks of each group.

@@ -867,9 +867,9 @@ def test_resuming_takes_the_same_sizes_by_name(decoded, tmp_path, capsys):
         ([], ("IMDN_RTC", 12, 3, 2)),
         (["--modules", "4", "--scale", "4"], ("IMDN_RTC", 12, 4, 4)),
         (["--model", "IMDN_RTC", "--nf", "8"], ("IMDN_RTC", 8, 3, 2)),
-        (["--model", "IMDN"], ("IMDN", None, None, 3)),  # refused later, as the file holds another family
-        (["--init", "default"], ("IMDN_dw", None, None, 3)),
-        (["--init", "absent.pth"], ("IMDN_dw", None, None, 3)),
+        (["--model", "IMDN"], ("IMDN", 64, 6, 3)),  # refused later, as the file holds another family
+        (["--init", "default"], ("IMDN_dw", 32, 10, 3)),
+        (["--init", "absent.pth"], ("IMDN_dw", 32, 10, 3)),
     ],
 )
 def test_the_network_is_that_of_the_weights_that_it_begins_with(flags, expected, tmp_path):

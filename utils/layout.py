@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from utils.files import atomic_path
+from utils.files import atomic_path, files_below
 
 TEACHER = "teacher.txt"  # in a set that demo.py --teach wrote: which network taught it
+
+
+def arrays_below(folder: Path) -> list[Path]:
+    """The .npy files of a tree; none where there is no such folder."""
+    return [file for file in files_below(folder) if file.suffix == ".npy"] if folder.is_dir() else []
 
 
 def is_training_hr(folder: Path) -> bool:

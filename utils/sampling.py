@@ -64,7 +64,7 @@ class Cells:
         lr: LR images, and in `repeats` how often each is repeated.
         positions: (n, 2), how many rows and columns of patch positions each has.
         size, power: as for cell_weights.
-        images, noise: the images from number `images` on make up this share.
+        photo_count, noise: the images after so many photos make up this share.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Cells:
         *,
         size: int,
         power: float,
-        images: int,
+        photo_count: int,
         noise: float,
     ) -> None:
         ranks = Ranks()
@@ -88,7 +88,7 @@ class Cells:
         self.columns = np.array([grid.shape[1] for grid in grids])
         self.starts = np.cumsum([0, *(grid.size for grid in grids)])
         weights = np.concatenate([grid.ravel() for grid in grids])
-        scale_to_share(weights, self.starts[images], noise)
+        scale_to_share(weights, self.starts[photo_count], noise)
         self.cumulative = np.cumsum(weights)
         self.cumulative /= self.cumulative[-1]
 
