@@ -233,7 +233,8 @@ class PairedPatches:
     Training draws with replacement: every crop position of every image is equally likely, or as likely as it holds
     detail, times its set's repeat; then one of the eight flips and rotations. So it never ends: sample i exists for
     any i.
-    Validation cuts as many patches from each image as its set is repeated, in a row, unflipped.
+    Validation cuts as many patches from each image as its set is repeated, in a row, unflipped, at the same places
+    every time.
 
     Args:
         sets: pairs of each set, and how often it is repeated.

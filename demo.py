@@ -50,7 +50,7 @@ from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
 from utils.export import OnnxNetwork, export_onnx
-from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, is_made_from
+from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, is_made_from, is_output
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop, warn
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
@@ -219,7 +219,7 @@ def check_flags(parser: FlagParser, args: argparse.Namespace, others: set[str]) 
 
     if args.training and not args.all:
         parser.error("--training goes with --all")
-    if args.plot and (args.ensemble or args.benchmark or args.protocol != "course"):
+    if args.plot and args.all and (args.ensemble or args.benchmark or args.protocol != "course"):
         parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
     if stray := natsorted(others - MODES[mode]):
         if mode == "scoring":
@@ -300,7 +300,8 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     """Scores one network; the keys are those of --json, where score_beside_bicubic adds bicubic's."""
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
-    flops_g, params_m = count_cost(build_model(metadata["model"], **hyperparameters))
+    with torch.device("meta"):
+        flops_g, params_m = count_cost(build_model(metadata["model"], **hyperparameters))
     asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
     check_csv(asked, args)
     if args.save_sr:
@@ -645,11 +646,6 @@ def upscaling_jobs(source: Path, target: Path, format: str | None = None) -> lis
     return jobs
 
 
-def is_output(file: Path, source: Path, target: Path) -> bool:
-    """Whether a file of --input was written by an earlier run: where --output is a folder inside it."""
-    return source.resolve() in target.resolve().parents and target.resolve() in file.resolve().parents
-
-
 def enlarge(model: nn.Module, image: np.ndarray, scale: int, args: argparse.Namespace) -> np.ndarray:
     """(H, W, 3) -> (scale·H, scale·W, 3) of its type, in tiles as the flags say."""
     with memory_shortage("give a smaller --tile or --batch"):
@@ -897,7 +893,7 @@ def run_network(args: argparse.Namespace) -> int:
             teach(model, scale, args)
         case "input":
             return upscale(model, scale, args)
-        case "save_sr" | "scoring":
+        case _:  # save_sr, scoring
             show(score_beside_bicubic(model, metadata, args), args)
     return 0
 

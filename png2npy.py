@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.cores import usable_cores
-from utils.files import CANNOT_WRITE, check_writable, is_made_from
+from utils.files import CANNOT_WRITE, check_writable, is_made_from, is_output
 from utils.flags import FlagParser, at_least_1, number_that, stop, warn
 from utils.images import list_images, read_rgb
 from utils.layout import (
@@ -104,7 +104,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def decoding_jobs(source: Path, target: Path) -> list[Job]:
-    return [Job(f, target / f.relative_to(source).with_suffix(".npy")) for f in list_images(source, recursive=True)]
+    images = [file for file in list_images(source, recursive=True) if not is_output(file, source, target)]
+    return [Job(file, target / file.relative_to(source).with_suffix(".npy")) for file in images]
 
 
 def shrinking_jobs(jobs: list[Job], factors: Sequence[float]) -> list[Job]:

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -279,7 +279,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     if args.recipe:
         args = parser.parse_args(RECIPES[args.recipe].split() + typed)
     args.argv, args.is_auto = typed, args.resume == AUTO
-    complete_network(args)
+    try:
+        complete_network(args)
+    except ValueError as error:
+        parser.error(str(error))
     if args.is_auto:
         args.resume = file if (file := save_dir(args) / "last.pth").exists() else None
     if not args.resume:
@@ -296,7 +299,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
 
 
 def resumed_args(parser: FlagParser, given: argparse.Namespace, state: dict) -> argparse.Namespace:
-    """The flags of a state's run, and over them those that are given anew; refuses what cannot change."""
+    """The flags of a state's run, and over them those that are given anew; new --minutes set --epochs, by the pace.
+
+    Refuses what cannot change, and ends the process where --resume auto has nothing to do.
+    """
     saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
     saved = {"recipe": None, **saved, "save_dir": str(given.resume.parent)}
     names = {flag.split("=")[0] for flag in given.argv}
@@ -333,6 +339,7 @@ def complete_network(args: argparse.Namespace) -> None:
     args.model = args.model or described.get("model") or "IMDN_dw"
     if described.get("model") == args.model:
         given = {key: described.get(key) if value is None else value for key, value in given.items()}
+    given["scale"] = given["scale"] or 3
     complete = complete_hyperparameters(args.model, **given)
     args.nf, args.modules, args.scale = (complete[key] for key in given)
 
@@ -391,8 +398,11 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         args.graph = on_gpu and ranks.world == 1
     if args.workers is None:
         args.workers = 2 if on_gpu else 0
-    if args.tensorboard and find_spec("tensorboard") is None:
-        parser.error("--tensorboard needs the package: pip install tensorboard")
+    if args.tensorboard and ranks.is_first:
+        try:
+            import_module("torch.utils.tensorboard")
+        except ImportError:
+            parser.error("--tensorboard needs the package: pip install tensorboard")
     args.save_dir = save_dir(args)
 
 
@@ -409,13 +419,15 @@ def save_dir(args: argparse.Namespace) -> Path:
 
 
 class Sets(NamedTuple):
-    train: PairedPatches
-    valid: PairedPatches
+    """What a run trains on, validates on and scores: Set5, None where absent."""
+
+    training: PairedPatches
+    validation: PairedPatches
     set5: BenchmarkSet | None
 
 
 def open_data(args: argparse.Namespace) -> Sets:
-    """What a run trains on, validates on and scores: Set5, None where absent.
+    """Opens --data and --set5.
 
     Raises:
         DataError: a set without training images, none with validation images, or images that cannot be used.
@@ -433,15 +445,15 @@ def open_data(args: argparse.Namespace) -> Sets:
         if not any(pairs for pairs, _ in sets["validation"]):
             raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
     options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}
-    train = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
-    valid = PairedPatches(
+    training = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
+    validation = PairedPatches(
         [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
         scale=args.scale,
         patch_size=args.valid_patch,
         split="validation",
     )
     set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
-    return Sets(train, valid, set5)
+    return Sets(training, validation, set5)
 
 
 def why_empty(root: Path, scale: int) -> str:
@@ -848,11 +860,11 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
 
 def check_same_images(sets: Sets, ranks: Ranks, args: argparse.Namespace) -> None:
     """Raises TrainingError where ranks, on machines of their own, have other images: their scores are averaged."""
-    images = [[pair.name for pair in each.pairs] + each.hr.shapes.tolist() for each in (sets.train, sets.valid)]
+    images = [[pair.name for pair in each.pairs] + each.hr.shapes.tolist() for each in (sets.training, sets.validation)]
     mark = zlib.crc32(repr((images, sets.set5 and [name for name, *_ in sets.set5])).encode())
     (marks,) = ranks.sum((mark,), args.device)
     if marks != mark * ranks.world:
-        training, validation = sets.train.photo_count, sets.valid.photo_count
+        training, validation = sets.training.photo_count, sets.validation.photo_count
         folder = f"{'a' if sets.set5 else 'no'} {args.set5}"
         raise TrainingError(
             f"rank {ranks.rank} has {training} training and {validation} validation images and {folder}, others have"
@@ -865,12 +877,12 @@ def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets,
     name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
     missing = "" if sets.set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
-    print(f"{sets.train.photo_count} training and {len(sets.valid.pairs)} validation images{missing}")
-    if small := sets.train.left_out:
+    print(f"{sets.training.photo_count} training and {len(sets.validation.pairs)} validation images{missing}")
+    if small := sets.training.left_out:
         print(f"{len(small)} more are smaller than --patch {args.patch} and left out, such as {describe(small[0])}")
     names = [*args.data, "noise"] if args.noise else args.data
     if len(names) > 1:
-        shares = zip(names, sets.train.set_shares(), strict=True)
+        shares = zip(names, sets.training.set_shares(), strict=True)
         print("patches: " + ", ".join(f"{share:.1%} {Path(name).name}" for name, share in shares))
     if may_run_native(model, args) and (reason := chain.compiled()[1] or tail.compiled()[1]):
         print(f"layers run one at a time, which is slower: {reason}")
@@ -889,7 +901,7 @@ def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
 def score_start(learner: Learner, run: Run, sets: Sets, ranks: Ranks, args: argparse.Namespace) -> None:
     """Scores and prints the weights that --init names: training is worth it only where it beats them."""
     model = learner.evaluated.eval()
-    run.start_psnr_db = validate(model, sets.valid, ranks, args)
+    run.start_psnr_db = validate(model, sets.validation, ranks, args)
     on_set5 = f"  Set5 {score(model, sets.set5, False, ranks, args)[0]:.3f} dB" if sets.set5 else ""
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
@@ -901,7 +913,7 @@ def warn_of_same_patches(file: Path, args: argparse.Namespace) -> None:
     before = [metadata.get("seed"), network.get("scale"), data.get("sets"), data.get("repeat")]
     before += [flags.get(name) for name in ("patch", "detail", "noise")]
     if before == [args.seed, args.scale, args.data, args.repeat, args.patch, args.detail, args.noise]:
-        warn(f"{args.init} learned from the same patches in this order; take another --seed")
+        warn(f"{file} learned from the same patches in this order; take another --seed")
 
 
 def warn_if_the_start_was_better(run: Run) -> None:
@@ -931,7 +943,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             introduce(learner.model, run, cost, sets, args)
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
-        begin_validation(run, [pair.name for pair in sets.valid.pairs], ranks)
+        begin_validation(run, [pair.name for pair in sets.validation.pairs], ranks)
         if state is None and (file := init_file(args)):
             if ranks.is_first:
                 warn_of_same_patches(file, args)
@@ -963,7 +975,7 @@ def train_epochs(
 
     log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
     gradients = Gradients(accelerate(learner.model, ranks, args), learner.model, args)
-    source = batches(place(sets.train, ranks, args), run.epoch * args.iterations, ranks, args)
+    source = batches(place(sets.training, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
     first_epoch, first_hours, drawn = run.epoch, hours(), time.monotonic()
     while run.epoch < args.epochs:
@@ -986,7 +998,7 @@ def train_epochs(
             "iteration": epoch * args.iterations,
             "learning_rate": learner.optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
-            "valid_psnr_db": validate(evaluated, sets.valid, ranks, args) if is_due else None,
+            "valid_psnr_db": validate(evaluated, sets.validation, ranks, args) if is_due else None,
             "set5_psnr_db": set5_psnr_db,
             "hours": hours(),
         }
@@ -998,7 +1010,7 @@ def train_epochs(
         run.history.append(entry)
         run.epoch, run.seconds = epoch, entry["hours"] * 3600
         if ranks.is_first:
-            save(learner, run, sets.train.photo_count, cost, is_best, args)
+            save(learner, run, sets.training.photo_count, cost, is_best, args)
             if is_redrawn:
                 draw(panel, args)
             log_to_tensorboard(entry)

@@ -22,14 +22,17 @@ def complete_hyperparameters(name: str, **given: int | None) -> dict[str, int]:
     """nf, num_modules and scale of a network; what is left out or None is the network's default.
 
     Raises:
-        ValueError: an unknown name or hyperparameter.
+        ValueError: an unknown name or hyperparameter, or one that is not given and has no default.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; choose from {', '.join(MODELS)}")
     complete = {key: parameter.default for key, parameter in inspect.signature(MODELS[name]).parameters.items()}
     if unknown := given.keys() - complete.keys():
         raise ValueError(f"unknown hyperparameter {', '.join(sorted(unknown))}; {name} has {', '.join(complete)}")
-    return complete | {key: value for key, value in given.items() if value is not None}
+    complete |= {key: value for key, value in given.items() if value is not None}
+    if without := [key for key, value in complete.items() if value is inspect.Parameter.empty]:
+        raise ValueError(f"{name} has no default of {', '.join(without)}")
+    return complete
 
 
 def build_model(name: str, **hyperparameters: int | None) -> nn.Module:

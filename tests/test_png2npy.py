@@ -50,9 +50,11 @@ def test_the_tree_is_mirrored(div2k, tmp_path):
 
 def test_the_target_may_hold_the_source_or_lie_in_it(div2k, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_rgb(div2k / "decoded/previews/a.png", smooth_image(24, 30))
     for target in (".", "DIV2K", "DIV2K/decoded"):
         assert png2npy.main(["--pathFrom", "DIV2K", "--pathTo", target]) == 0
         assert len(find_pairs(tmp_path / target, "training", 3)) == 2
+    assert not (div2k / "decoded/decoded").exists()
 
 
 def test_done_files_are_skipped_and_changed_ones_redone(div2k, tmp_path, capsys):

@@ -104,6 +104,11 @@ def is_made_from(path: Path, source: Path) -> bool:
     return path.stat().st_mtime_ns in {mtime // unit * unit for unit in (1, 100, 10**3, 10**7, 10**9, 2 * 10**9)}
 
 
+def is_output(file: Path, source: Path, target: Path) -> bool:
+    """Whether a file below `source` lies in `target`, a folder inside it that is written to."""
+    return source.resolve() in target.resolve().parents and target.resolve() in file.resolve().parents
+
+
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """Every file of a tree but hidden ones, and those in hidden folders, such as .git.
 

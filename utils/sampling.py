@@ -64,7 +64,7 @@ class Cells:
         lr: LR images, and in `repeats` how often each is repeated.
         positions: (n, 2), how many rows and columns of patch positions each has.
         size, power: as for cell_weights.
-        photo_count, noise: the images after so many photos make up this share.
+        photo_count, noise: the images after the first `photo_count` make up the share `noise`.
     """
 
     def __init__(
