@@ -301,7 +301,8 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
     with torch.device("meta"):
-        flops_g, params_m = count_cost(build_model(metadata["model"], **hyperparameters))
+        layers = build_model(metadata["model"], **hyperparameters)
+    flops_g, params_m = count_cost(layers)
     asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
     check_csv(asked, args)
     if args.save_sr:
