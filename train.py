@@ -162,7 +162,9 @@ def add_data_flags(parser: FlagParser) -> None:
         type=at_least_1,
         help="how many times as often each set's pixels are drawn (default: 10 1 for the default sets, else 1 each)",
     )
-    group.add_argument("--patch", type=at_least_1, default=192, help="side of a training patch, HR pixels")
+    group.add_argument(
+        "--patch", type=at_least_1, default=192, help="side of a training patch, HR pixels; default %(default)s"
+    )
     group.add_argument(
         "--detail",
         type=number_that(float, lambda power: 0 <= power <= 8, "must be from 0 to 8"),
@@ -178,8 +180,12 @@ def add_data_flags(parser: FlagParser) -> None:
         help="this share of the patches are noise and patterns instead of photos: a network with attention may else"
         " answer such images with huge values; try 0.05",
     )
-    group.add_argument("--valid-patch", type=at_least_1, default=240, help="side of a validation patch, HR pixels")
-    group.add_argument("--valid-repeat", type=at_least_1, default=5, help="validation patches an image")
+    group.add_argument(
+        "--valid-patch", type=at_least_1, default=240, help="side of a validation patch, HR pixels; default %(default)s"
+    )
+    group.add_argument(
+        "--valid-repeat", type=at_least_1, default=5, help="validation patches an image; default %(default)s"
+    )
     group.add_argument(
         "--set5", type=Path, default=Path("Set5"), help="folder with original/ and, for ×3, LRbicx3/; scored if present"
     )
@@ -201,40 +207,46 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         help="settings that get further than the defaults, as if given first. "
         + "; ".join(f"{name}: {flags}" for name, flags in RECIPES.items()),
     )
-    group.add_argument("--batch", type=at_least_1, default=16, help="of all processes together")
+    group.add_argument("--batch", type=at_least_1, default=16, help="of all processes together; default %(default)s")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=at_least_1, default=2000)
+    length.add_argument("--epochs", type=at_least_1, default=2000, help="default %(default)s")
     length.add_argument(
         "--minutes",
         type=positive,
         help="train for so long instead, earlier legs of a resumed run included: after every epoch the pace tells how"
         " many there will be, so that --schedule cosine ends with the time; take --iterations that make many",
     )
-    group.add_argument("--iterations", type=at_least_1, default=1000, help="an epoch")
-    group.add_argument("--optimizer", choices=("adam", "soap"), default="adam")
+    group.add_argument("--iterations", type=at_least_1, default=1000, help="an epoch; default %(default)s")
+    group.add_argument("--optimizer", choices=("adam", "soap"), default="adam", help="default %(default)s")
     group.add_argument(
         "--loss",
         choices=list(LOSSES),
         default="l1",
-        help="fourier: l1 of the pixels and of their Fourier coefficients; psnr: minus the mean PSNR, for a last leg",
+        help="fourier: l1 of the pixels and of their Fourier coefficients; psnr: minus the mean PSNR, for a last leg;"
+        " default %(default)s",
     )
-    group.add_argument("--lr", type=positive, default=1e-3, help="peak learning rate")
+    group.add_argument("--lr", type=positive, default=1e-3, help="peak learning rate; default %(default)s")
     group.add_argument(
         "--schedule",
         choices=("report", "cosine"),
         default="report",
-        help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run",
+        help="report: cosine over --anneal-epochs, then constant; cosine: warm-up, then cosine over the whole run;"
+        " default %(default)s",
     )
     group.add_argument(
         "--lr-min", type=not_negative, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
     )
-    group.add_argument("--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report")
+    group.add_argument(
+        "--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report; default %(default)s"
+    )
     group.add_argument(
         "--warmup",
         type=at_least_0,
         help="iterations (default: 0 for report; 100 for cosine, a tenth of the run at most)",
     )
-    group.add_argument("--precondition-every", type=at_least_1, default=10, help="steps between SOAP's eigenbases")
+    group.add_argument(
+        "--precondition-every", type=at_least_1, default=10, help="steps between SOAP's eigenbases; default %(default)s"
+    )
     group.add_argument(
         "--cautious",
         action=switch,
