@@ -300,9 +300,7 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     """Scores one network; the keys are those of --json, where score_beside_bicubic adds bicubic's."""
     hyperparameters = metadata["hyperparameters"]
     scale = hyperparameters["scale"]
-    with torch.device("meta"):
-        layers = build_model(metadata["model"], **hyperparameters)
-    flops_g, params_m = count_cost(layers)
+    flops_g, params_m = count_cost(build_model(metadata["model"], **hyperparameters))
     asked = {"scale": scale, "protocol": protocol, "ensemble": args.ensemble, "images": benchmark.name}
     check_csv(asked, args)
     if args.save_sr:
