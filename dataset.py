@@ -28,7 +28,7 @@ from utils.bicubic import imresize
 from utils.images import list_images, read_rgb
 from utils.layout import is_training_hr, is_validation_hr, lr_folder_of, lr_name, read_array, what_is_wrong
 from utils.patterns import unlike_photos
-from utils.sampling import Cells, random_uniform, scale_to_share
+from utils.sampling import CELL, Cells, detail_of, random_uniform
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 LARGEST_EXCESS = 8  # pixels by which the course's HR images exceed their LR at most
@@ -184,14 +184,11 @@ def check_sizes(pair: Pair, lr: Sequence[int], hr: Sequence[int], scale: int, sp
 class MappedArrays:
     """.npy files by number, memory-mapped. Those unused for longest are closed: memory and open files stay bounded."""
 
-    def __init__(
-        self, sources: Sequence[Path | np.ndarray], limit_bytes: int = 1 << 28, limit_files: int = 128
-    ) -> None:
-        self.sources, self.limit_bytes, self.limit_files = list(sources), limit_bytes, limit_files
+    def __init__(self, sources: Sequence[Path | np.ndarray], limit: int = 32) -> None:  # macOS lets 256 be open
+        self.sources, self.limit = list(sources), limit
         self.headers = [(s.shape, getattr(s, "offset", 0)) for s in map(open_array, sources)]
         self.shapes = np.array([shape for shape, _ in self.headers])
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._bytes = 0
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -214,9 +211,8 @@ class MappedArrays:
         except (OSError, ValueError) as error:
             raise DataError(f"{source} changed or disappeared during the run ({error})") from error
         self._open[index] = array
-        self._bytes += array.nbytes
-        while len(self._open) > 1 and (self._bytes > self.limit_bytes or len(self._open) > self.limit_files):
-            self._bytes -= self._open.popitem(last=False)[1].nbytes
+        if len(self._open) > self.limit:
+            self._open.popitem(last=False)
         return array
 
     def nbytes(self) -> int:
@@ -287,16 +283,13 @@ class PairedPatches:
                 f" ({describe(pair)}){f', and {more} more' * bool(more)}; give a smaller --valid-patch or remove it"
             )
         self.positions = self.lr.shapes[:, :2] - patch_size // scale + 1
-        weights = np.multiply(self.positions.prod(axis=1), repeats, dtype=np.float64)
-        scale_to_share(weights, self.photo_count, noise)
-        self.cumulative = np.cumsum(weights) / weights.sum()
         self.order = np.repeat(np.arange(len(self.pairs)), repeats)
-        self.cells = None
         if detail:
-            size = patch_size // scale
-            self.cells = Cells(
-                self.lr, repeats, self.positions, size=size, power=detail, photo_count=self.photo_count, noise=noise
-            )
+            grids, side = detail_of(self.lr, patch_size // scale, detail), CELL
+        else:  # one cell an image
+            grids, side = self.positions.prod(axis=1, dtype=np.float64).reshape(-1, 1, 1), self.positions.max()
+        weighted = [grid * repeat for grid, repeat in zip(grids, repeats, strict=True)]
+        self.cells = Cells(weighted, self.positions, side, self.photo_count, noise)
 
     def _leave_out_small(self, pairs: Sequence[Pair]) -> list[Pair]:
         """A set's pairs that hold a patch; the others go to `left_out`."""
@@ -316,23 +309,17 @@ class PairedPatches:
 
     def set_shares(self) -> np.ndarray:
         """The share of each set among training samples; that of noise, where there is any, is the last."""
-        if self.cells:
-            return np.diff(self.cells.cumulative[self.cells.starts[self.set_ends] - 1], prepend=0)
-        return np.diff(self.cumulative[self.set_ends - 1], prepend=0)
+        return self.cells.shares(self.set_ends)
 
     def draw(self, indices: Sequence[int]) -> Draws:
         """What samples `indices` are."""
         indices = np.asarray(indices)
         choice, vertical, horizontal, orientation = random_uniform(self.seed, indices, 4)
-        top = left = 0
         if self.split == "validation":
             image, orientation = self.order[indices % len(self.order)], np.zeros_like(choice)
-            rows, columns = self.positions[image].T
-        elif self.cells:
-            image, top, left, rows, columns = self.cells.choose(choice)
+            top, left, (rows, columns) = 0, 0, self.positions[image].T
         else:
-            image = np.searchsorted(self.cumulative, choice, side="right").clip(max=len(self.pairs) - 1)
-            rows, columns = self.positions[image].T
+            image, top, left, rows, columns = self.cells.choose(choice)
         top, left = top + (vertical * rows).astype(int), left + (horizontal * columns).astype(int)
         return Draws(image, top, left, (orientation * 8).astype(int))
 

@@ -114,6 +114,8 @@ DEFAULT_DATA = ["DIV2K_decoded", "Flickr2K_decoded"]
 
 AUTO = Path("auto")  # of --resume
 
+REPORT_FLOOR = 3e-4  # the rate that --schedule report falls to
+
 REDRAW_SECONDS = 120  # drawing takes about a second, and an epoch on a GPU may take ten
 
 
@@ -464,7 +466,12 @@ def open_data(args: argparse.Namespace) -> Sets:
         patch_size=args.valid_patch,
         split="validation",
     )
-    set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
+    try:
+        set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
+    except DataError as error:
+        raise DataError(
+            f"--set5 {args.set5}: {error}; a folder that is not there, as --set5 none, is not scored"
+        ) from error
     return Sets(training, validation, set5)
 
 
@@ -529,7 +536,8 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Of optimiser step `step`, counted from 0, by --schedule."""
-    epochs, floor, warmup = (args.anneal_epochs, 3e-4, 0) if args.schedule == "report" else (args.epochs, 1e-6, 100)
+    is_report = args.schedule == "report"
+    epochs, floor, warmup = (args.anneal_epochs, REPORT_FLOOR, 0) if is_report else (args.epochs, 1e-6, 100)
     decay_steps = epochs * args.iterations
     return learning_rate_at(
         step,
@@ -584,13 +592,14 @@ def draw(panel: list[Score], args: argparse.Namespace) -> None:
         warn(f"{first_line(error)}; training goes on")
 
 
-def open_tensorboard(args: argparse.Namespace) -> Callable[[dict], None]:
-    """What writes log entries to --save-dir/tensorboard, or nothing without --tensorboard."""
+def open_tensorboard(first_iteration: int, args: argparse.Namespace) -> Callable[[dict], None]:
+    """What writes log entries to --save-dir/tensorboard, in place of those from an iteration on, or without
+    --tensorboard nothing."""
     if not args.tensorboard:
         return lambda entry: None
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(args.save_dir / "tensorboard")
+    writer = SummaryWriter(args.save_dir / "tensorboard", purge_step=first_iteration)
 
     def write(entry: dict) -> None:
         for name in ("learning_rate", "train_loss", "valid_psnr_db", "set5_psnr_db"):
@@ -643,8 +652,11 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             called = torch.compile(uncompiled, dynamic=False)
             size = args.patch // args.scale
             example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+            before = [buffer.clone() for buffer in model.buffers()]  # a batch norm's statistics, say
             called(to_float(example, args)).sum().backward()
             model.zero_grad()
+            for buffer, value in zip(model.buffers(), before):
+                buffer.copy_(value)
         except Exception as error:  # whatever the compiler or its toolchain raises
             if is_memory_shortage(error):
                 raise
@@ -709,6 +721,8 @@ def train_epoch(
     """
     model, optimizer = learner.model, learner.optimizer
     model.train()
+    # dropout, say: a resumed run goes on as it would have, and the ranks draw unlike one another
+    torch.manual_seed((args.seed + epoch * ranks.world + ranks.rank) % 2**63)
     total = torch.zeros((), device=args.device)
     first = (epoch - 1) * args.iterations
     bar = tqdm(
@@ -726,7 +740,9 @@ def train_epoch(
         optimizer.step()
         ranks.follow_first(model.parameters())
         if learner.ema:
-            learner.ema.update(model, step + 1)
+            learner.ema.update(step + 1)
+    buffers = [*model.buffers(), *learner.evaluated.buffers()]
+    ranks.follow_first(buffer for buffer in buffers if buffer.is_floating_point())
     (summed,) = ranks.sum((total.item(),), args.device)
     mean = summed / (args.iterations * ranks.world)
     loss_is_finite = math.isfinite(mean)
@@ -777,6 +793,7 @@ class Run:
             say) and what came before it in turn.
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run's earlier legs.
+        trained_on: `mark_of` the training images; None in states of before it was noted.
         validated_on: names of the validation images, which the best is the best on.
         start_psnr_db: of the weights that --init names, on the same images; None without such weights.
     """
@@ -788,6 +805,7 @@ class Run:
     best_psnr_db: float = float("-inf")
     epoch: int = 0
     seconds: float = 0.0
+    trained_on: int | None = None
     validated_on: list[str] = field(default_factory=list)
     start_psnr_db: float | None = None
 
@@ -855,7 +873,9 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
             f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
         )
     best = [file for name in ("best.safetensors", "best.pth") if (file := args.save_dir / name).exists()]
-    if ranks.is_first and state is None and best and not args.is_auto:  # which may have been killed before last.pth
+    # a run that --resume auto started may have been killed after best.*, before its first last.pth and log
+    was_killed = args.is_auto and not (args.save_dir / "log.jsonl").exists()
+    if ranks.is_first and state is None and best and not was_killed:
         raise TrainingError(f"{best[0]} would be replaced; move it, or give another --save-dir")
     if run.epoch >= args.epochs:
         took = f" after {run.seconds / 60:.3g} minutes, which --minutes counts" if args.minutes else ""
@@ -872,8 +892,8 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
 
 def check_same_images(sets: Sets, ranks: Ranks, args: argparse.Namespace) -> None:
     """Raises TrainingError where ranks, on machines of their own, have other images: their scores are averaged."""
-    images = [[pair.name for pair in each.pairs] + each.hr.shapes.tolist() for each in (sets.training, sets.validation)]
-    mark = zlib.crc32(repr((images, sets.set5 and [name for name, *_ in sets.set5])).encode())
+    set5 = sets.set5 and [name for name, *_ in sets.set5]
+    mark = zlib.crc32(repr((mark_of(sets.training), mark_of(sets.validation), set5)).encode())
     (marks,) = ranks.sum((mark,), args.device)
     if marks != mark * ranks.world:
         training, validation = sets.training.photo_count, sets.validation.photo_count
@@ -882,6 +902,11 @@ def check_same_images(sets: Sets, ranks: Ranks, args: argparse.Namespace) -> Non
             f"rank {ranks.rank} has {training} training and {validation} validation images and {folder}, others have"
             " not the same, or of other names or sizes; every machine needs the same sets"
         )
+
+
+def mark_of(patches: PairedPatches) -> int:
+    """A number that is another one for other images, by their names and sizes."""
+    return zlib.crc32(repr([[pair.name for pair in patches.pairs], patches.hr.shapes.tolist()]).encode())
 
 
 def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets, args: argparse.Namespace) -> None:
@@ -900,8 +925,12 @@ def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets,
         print(f"layers run one at a time, which is slower: {reason}")
 
 
-def begin_validation(run: Run, images: list[str], ranks: Ranks) -> None:
-    """Notes what the run validates on; what was best on other images no longer counts."""
+def note_images(run: Run, sets: Sets, ranks: Ranks) -> None:
+    """Notes what the run trains and validates on; what was best on other images no longer counts."""
+    if run.trained_on not in (None, mark := mark_of(sets.training)) and ranks.is_first:
+        warn("other training images than before, or of other sizes; from here on patches are drawn from these")
+    run.trained_on = mark
+    images = [pair.name for pair in sets.validation.pairs]
     if run.validated_on and run.validated_on != images:
         if ranks.is_first:
             best = f"best.* ({run.best_psnr_db:.3f} dB on those) will be replaced by the best on these"
@@ -914,6 +943,8 @@ def score_start(learner: Learner, run: Run, sets: Sets, ranks: Ranks, args: argp
     """Scores and prints the weights that --init names: training is worth it only where it beats them."""
     model = learner.evaluated.eval()
     run.start_psnr_db = validate(model, sets.validation, ranks, args)
+    if math.isnan(run.start_psnr_db):
+        raise TrainingError(f"--init {args.init}: these weights give nan on the validation images")
     on_set5 = f"  Set5 {score(model, sets.set5, False, ranks, args)[0]:.3f} dB" if sets.set5 else ""
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
@@ -955,7 +986,7 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
             introduce(learner.model, run, cost, sets, args)
             if state:
                 warn_of_a_jump(state["args"], run.epoch * args.iterations, args)
-        begin_validation(run, [pair.name for pair in sets.validation.pairs], ranks)
+        note_images(run, sets, ranks)
         if state is None and (file := init_file(args)):
             if ranks.is_first:
                 warn_of_same_patches(file, args)
@@ -985,18 +1016,20 @@ def train_epochs(
     def hours() -> float:
         return (time.monotonic() - started) / 3600
 
-    log_to_tensorboard = open_tensorboard(args) if ranks.is_first else None
+    log_to_tensorboard = open_tensorboard(run.epoch * args.iterations + 1, args) if ranks.is_first else None
     gradients = Gradients(accelerate(learner.model, ranks, args), learner.model, args)
     source = batches(place(sets.training, ranks, args), run.epoch * args.iterations, ranks, args)
     evaluated = learner.evaluated
     first_epoch, first_hours, drawn = run.epoch, hours(), time.monotonic()
+    evaluation_hours = 0.0  # of the latest
     while run.epoch < args.epochs:
         epoch = run.epoch + 1
         train_loss = train_epoch(gradients, learner, source, epoch, ranks, args)
+        trained_hours = hours()
         if args.minutes:
-            pace = (hours() - first_hours) / (epoch - first_epoch)
-            args.epochs = epochs_in_time(epoch, hours(), pace, ranks, args)
-            if ranks.is_first and epoch == first_epoch + 1:
+            pace = (trained_hours - first_hours) / (epoch - first_epoch)
+            args.epochs = epochs_in_time(epoch, trained_hours + evaluation_hours, pace, ranks, args)
+            if ranks.is_first and epoch == min(first_epoch + 2, args.epochs):  # when an evaluation was in the pace
                 warn_of_few_epochs(args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if is_redrawn := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
@@ -1016,6 +1049,8 @@ def train_epochs(
         }
         if is_due and math.isnan(entry["valid_psnr_db"]):
             raise diverged("the validation PSNR became nan", epoch, args)
+        if is_due:
+            evaluation_hours = entry["hours"] - trained_hours
         is_best = is_due and entry["valid_psnr_db"] > run.best_psnr_db
         if is_best:
             run.best_psnr_db = entry["valid_psnr_db"]
@@ -1040,7 +1075,8 @@ def warn_of_few_epochs(args: argparse.Namespace) -> None:
 
 
 def epochs_in_time(epoch: int, hours: float, pace: float, ranks: Ranks, args: argparse.Namespace) -> int:
-    """How many epochs fit into --minutes where `epoch` of them have taken `hours` and each other takes `pace` hours."""
+    """How many epochs fit into --minutes where `epoch` of them, with the last evaluation, take `hours` and each other
+    takes `pace` hours."""
     hours, pace = (total / ranks.world for total in ranks.sum((hours, pace), args.device))  # so that all agree
     return epoch + max(0, int((args.minutes / 60 - hours) / pace))
 
@@ -1149,6 +1185,8 @@ def warn_of_flags(args: argparse.Namespace, state: dict | None) -> None:
     if args.schedule == "report" and is_long:
         falls = f"falls over {args.anneal_epochs} epochs, however long the run is"
         warn(f"the rate of --schedule report {falls}; that of cosine ends with it")
+    if args.schedule == "report" and args.lr_min is None and args.lr <= REPORT_FLOOR:
+        warn(f"the rate stays at --lr {args.lr:g}, as --schedule report falls to {REPORT_FLOOR:g}; --lr-min sets this")
     if args.warmup and args.warmup > args.epochs * args.iterations:
         warn(f"--warmup {args.warmup} is longer than the run, which never reaches --lr")
 

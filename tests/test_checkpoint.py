@@ -16,6 +16,7 @@ from utils.checkpoint import (
     from_authors_names,
     load_model,
     load_state,
+    read_weights,
     save_state,
     save_weights,
     take_weights,
@@ -42,6 +43,13 @@ def test_published_weights_describe_themselves(model, tmp_path):
     assert same(loaded, model) and read == metadata and not loaded.training
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()[METADATA_KEY])["model"] == "IMDN"
+
+
+def test_a_layer_used_twice_is_saved(tmp_path):
+    conv = torch.nn.Conv2d(3, 3, 3)
+    save_weights(tmp_path / "w.safetensors", torch.nn.Sequential(conv, conv), {"model": "mine"})
+    state, _ = read_weights(tmp_path / "w.safetensors")
+    assert torch.equal(state["0.weight"], conv.weight) and torch.equal(state["1.weight"], conv.weight)
 
 
 def test_flags_that_contradict_the_file_are_refused(model, tmp_path):

@@ -83,7 +83,7 @@ def test_every_position_is_equally_likely_times_repeat():
     small, large = coordinate_pair(8, 8), coordinate_pair(15, 22)  # 9·25 and 15·... positions of a 4-pixel patch
     dataset = PairedPatches([([small], 3), ([large], 1)], scale=3, patch_size=12, split="training")
     expected = 3 * 5 * 5 / (3 * 5 * 5 + 12 * 19)
-    assert dataset.cumulative.tolist() == pytest.approx([expected, 1])
+    assert dataset.cells.cumulative.tolist() == pytest.approx([expected, 1])
 
 
 def test_detail_by_hand():
@@ -149,13 +149,12 @@ def test_three_places_give_the_same_patches(decoded, power):
     assert all(isinstance(source, np.ndarray) for source in in_memory.hr.sources)
 
 
-@pytest.mark.parametrize("limits", ({"limit_files": 2}, {"limit_bytes": 1}))
-def test_maps_are_closed_when_there_are_many(decoded, limits):
+def test_maps_are_closed_when_there_are_many(decoded):
     files = sorted(decoded.rglob("*.npy"))
-    arrays = MappedArrays(files, **limits)
+    arrays = MappedArrays(files, limit=2)
     for index in (0, 5, 3, 0, 7):
         np.testing.assert_array_equal(arrays[index], np.load(files[index]))
-        assert len(arrays._open) <= 2 and arrays._bytes == sum(a.nbytes for a in arrays._open.values())
+        assert len(arrays._open) <= 2
 
 
 def test_a_file_that_disappears_during_the_run_is_named(decoded):

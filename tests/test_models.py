@@ -87,6 +87,14 @@ def test_other_programs_count_the_same(name):
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, rel=0.01)  # which leaves pooling out
 
 
+def test_a_network_that_computes_with_values_is_counted():
+    class Normalised(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x / float(x.max()) - torch.tensor(0.5))
+
+    assert count_cost(Normalised(3, 4, 3, padding=1, bias=False), size=8) == (2 * 8 * 8 * 3 * 9 * 4 / 1e9, 108 / 1e6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_layer_can_be_hooked(name):
     model = small(name)

@@ -56,6 +56,25 @@ def test_a_parameter_without_gradient_is_left_alone():
     assert torch.equal(params[0], make_params()[0]) and not torch.equal(params[3], make_params()[3])
 
 
+def test_a_gradient_that_comes_and_goes_is_zero_where_it_is_absent():
+    absent, zero = make_params(), make_params()
+    optimizers = SOAP(absent), SOAP(zero)
+    for step, left_out in enumerate((0, 5, 3)):
+        for params, optimizer, nothing in zip((absent, zero), optimizers, (None, torch.zeros_like(zero[left_out]))):
+            for p in params:
+                p.grad = p.detach() + step
+            params[left_out].grad = nothing
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(absent, zero, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_is_left_to_the_loss_to_tell():
+    params = make_params()
+    for p in params:
+        p.grad = torch.full_like(p, torch.nan)
+    SOAP(params).step()
+
+
 def test_state_survives_saving(tmp_path):
     params = make_params()
     optimizer = SOAP(params, precondition_every=3)

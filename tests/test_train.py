@@ -80,6 +80,25 @@ def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, choice):
         assert {**a, "hours": 0} == {**b, "hours": 0}
 
 
+class Drop(torch.nn.Sequential):
+    """A network whose training draws at random and keeps statistics."""
+
+    def __init__(self, nf: int = 8, num_modules: int = 1, scale: int = 3) -> None:
+        upsampler = [torch.nn.Conv2d(nf, 3 * scale**2, 3, padding=1), torch.nn.PixelShuffle(scale)]
+        super().__init__(torch.nn.Conv2d(3, nf, 3, padding=1), torch.nn.BatchNorm2d(nf), torch.nn.Dropout(), *upsampler)
+
+
+def test_what_is_drawn_in_training_is_as_if_the_run_had_never_stopped(decoded, tmp_path, monkeypatch):
+    monkeypatch.setitem(train.MODELS, "Drop", Drop)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    flags = ["--model", "Drop", "--compile", "--epochs"]
+    run(decoded, tmp_path / "whole", *flags, "2")
+    run(decoded, tmp_path / "half", *flags, "1")
+    train.main(["--resume", str(tmp_path / "half/last.pth"), "--epochs", "2", "--device", "cpu", "--compile"])
+    whole, resumed = (load_state(tmp_path / name / "last.pth")["model"] for name in ("whole", "half"))
+    assert states_equal(whole, resumed) and whole["1.num_batches_tracked"] == 6
+
+
 def test_soap_changes_its_ways_on_resume(decoded, tmp_path):
     run(decoded, tmp_path, "--optimizer", "soap", "--epochs", "1")
     resume = ["--resume", str(tmp_path / "last.pth"), "--device", "cpu", "--epochs"]
@@ -345,9 +364,9 @@ def test_ema_by_hand():
         model.weight.fill_(0.0)
         ema = EMA(model, decay=0.5)
         model.weight.fill_(1.0)
-    ema.update(model, step=1)  # warm-up: 2/11 of the old
+    ema.update(step=1)  # warm-up: 2/11 of the old
     assert ema.model.weight.item() == pytest.approx(9 / 11)
-    ema.update(model, step=10**6)
+    ema.update(step=10**6)
     assert ema.model.weight.item() == pytest.approx(10 / 11)
 
 
@@ -355,7 +374,7 @@ def test_ema_has_the_latest_buffers():
     model = torch.nn.BatchNorm2d(2)
     ema = EMA(model, decay=0.9)
     model(torch.rand(4, 2, 3, 3))
-    ema.update(model, step=1)
+    ema.update(step=1)
     assert torch.equal(ema.model.running_mean, model.running_mean) and ema.model.num_batches_tracked == 1
 
 
@@ -467,6 +486,17 @@ def test_the_best_is_sought_anew_on_other_validation_images(decoded, tmp_path, c
     assert "other validation images than before" in capsys.readouterr().err
 
 
+def test_other_training_images_are_told_of(decoded, tmp_path, capsys):
+    run(decoded, tmp_path / "run", "--epochs", "1")
+    resume = ["--resume", str(tmp_path / "run/last.pth"), "--device", "cpu", "--epochs"]
+    train.main([*resume, "2"])
+    assert "warning" not in capsys.readouterr().err
+    for file in decoded.glob("DIV2K_train*/**/0002*.npy"):
+        file.unlink()
+    train.main([*resume, "3"])
+    assert "other training images than before" in capsys.readouterr().err
+
+
 def test_a_flat_validation_image_has_a_finite_psnr(decoded):
     for file in decoded.glob("DIV2K_valid*/**/*0801*.npy"):
         np.save(file, np.full_like(np.load(file), 255))  # which Upsample reproduces
@@ -483,14 +513,28 @@ def test_a_validation_of_nan_ends_the_run_and_is_not_saved(decoded, tmp_path, mo
     assert not list(tmp_path.glob("*.pth"))
 
 
+def test_weights_that_give_nan_are_not_gone_on_from(decoded, tmp_path):
+    network = build_model("IMDN_dw", nf=8, num_modules=1)
+    torch.nn.utils.vector_to_parameters(torch.full((30000,), 1e30), network.parameters())  # finite, unlike its output
+    described = {"model": "IMDN_dw", "hyperparameters": {"nf": 8, "num_modules": 1, "scale": 3}}
+    save_weights(tmp_path / "w.safetensors", network, described)
+    for optimizer in ("adam", "soap"):
+        with pytest.raises(SystemExit, match="w.safetensors: these weights give nan on the validation images"):
+            run(decoded, tmp_path / "run", "--init", str(tmp_path / "w.safetensors"), "--optimizer", optimizer)
+
+
+@pytest.mark.parametrize("flags", ([], ["--resume", "auto"]))
 @pytest.mark.parametrize("name", ("best.safetensors", "best.pth"))
-def test_weights_in_the_way_are_not_replaced(decoded, tmp_path, name):
+def test_weights_in_the_way_are_not_replaced(decoded, tmp_path, name, flags):
     run(decoded, tmp_path / "first", "--epochs", "1")
-    kept = shutil.copy(tmp_path / "first" / name, tmp_path)
-    before = Path(kept).read_bytes()
+    for file in (name, "log.jsonl"):
+        shutil.copy(tmp_path / "first" / file, tmp_path)
+    before = (tmp_path / name).read_bytes()
     with pytest.raises(SystemExit, match=f"error: .*{name} would be replaced; move it, or give another --save-dir"):
-        run(decoded, tmp_path, "--epochs", "1")
-    assert Path(kept).read_bytes() == before
+        run(decoded, tmp_path, "--epochs", "1", *flags)
+    assert (tmp_path / name).read_bytes() == before
+    (tmp_path / "log.jsonl").unlink()  # a job that was killed in its first save
+    run(decoded, tmp_path, "--epochs", "1", "--resume", "auto")
 
 
 def test_ranks_with_other_images_stop(decoded, tmp_path):
@@ -702,6 +746,21 @@ def test_minutes_end_the_run_and_its_cosine(decoded, tmp_path, monkeypatch):
     assert longest["epoch"] > last["epoch"] and 3600 * longest["hours"] < 183
 
 
+@pytest.mark.parametrize(("every", "minutes"), (("1", 1), ("10", 1), ("5", 2)))
+def test_minutes_hold_the_last_evaluation(decoded, tmp_path, monkeypatch, every, minutes):
+    clock = itertools.count(step=0.25)
+    seconds = [0.0]
+
+    def evaluate(*_):
+        seconds[0] += 8
+        return 20.0
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(clock) + seconds[0]))
+    monkeypatch.setattr(train, "validate", evaluate)
+    last = run(decoded, tmp_path, "--minutes", str(minutes), "--schedule", "cosine", "--eval-every", every)
+    assert 60 * minutes - 18 < 3600 * last["hours"] < 60 * minutes + 4
+
+
 def test_slower_convs_are_told_of(decoded, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.chain, "compiled", lambda: (None, "no C++ compiler"))
     run(decoded, tmp_path, "--epochs", "1")
@@ -765,6 +824,14 @@ def test_a_rate_that_does_not_end_with_the_run_is_warned_of(flags, is_warned, de
         "the rate of --schedule report falls over 1000 epochs, however long the run is; that of cosine ends with it"
     )
     assert (warning in capsys.readouterr().err) == is_warned
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_warned"), [(["3e-4"], True), (["4e-4"], False), (["3e-4", "--schedule", "cosine"], False)]
+)
+def test_a_rate_that_never_falls_is_warned_of(flags, is_warned, decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "1", "--lr", *flags)
+    assert ("the rate stays at --lr 0.0003" in capsys.readouterr().err) == is_warned
 
 
 @pytest.mark.parametrize("name", train.RECIPES)
@@ -884,6 +951,12 @@ def test_other_scales_train_beside_set5(tmp_path):
     write_rgb(tmp_path / "Set5/original/a.png", smooth_image(36, 36))
     flags = ["--data", "sample", "--scale", "2", "--set5", str(tmp_path / "Set5"), "--save-dir", str(tmp_path / "run")]
     assert train.main([*TINY, *flags, "--epochs", "1"])["set5_psnr_db"] > 0
+
+
+def test_a_set5_of_another_layout_says_how_to_do_without(decoded, tmp_path):
+    (tmp_path / "Set5/GTmod12").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="--set5 .*Set5: .* has no LRbicx3/.* as --set5 none, is not scored"):
+        run(decoded, tmp_path / "run", "--set5", str(tmp_path / "Set5"))
 
 
 def test_a_set_without_training_images_is_named_with_what_to_do(decoded, tmp_path):

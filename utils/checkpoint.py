@@ -94,7 +94,8 @@ def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
         path: ends in .safetensors.
         metadata: JSON-able; holds at least `model` (a key of MODELS) and `hyperparameters` (nf, num_modules, scale).
     """
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.clone() for name, tensor in state.items()}  # a layer used twice shares its weights
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata)}))
 

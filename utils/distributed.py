@@ -75,9 +75,9 @@ class Ranks:
 
         Unlike processors round unlike, and what an optimiser makes of that (eigenbases, signs) grows apart.
         """
-        if self.world == 1:
-            return
         tensors = list(tensors)
+        if self.world == 1 or not tensors:
+            return
         values = torch.cat([tensor.flatten() for tensor in tensors])
         dist.broadcast(values, 0)
         for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors])):

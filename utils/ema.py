@@ -15,13 +15,14 @@ class EMA:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
-        self.buffers = list(self.model.buffers())
+        # listed once: a walk through the modules at every step is slow
+        self.averages, self.parameters = list(self.model.parameters()), list(model.parameters())
+        self.buffers = list(zip(self.model.buffers(), model.buffers()))
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Moves the average towards `model`; `step` counts optimiser steps from 1."""
+    def update(self, step: int) -> None:
+        """Moves the average towards the original; `step` counts optimiser steps from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        if self.buffers:  # asked first, as a walk through the modules of every step is slow
-            for own, latest in zip(self.buffers, model.buffers()):
-                own.copy_(latest)
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        for own, latest in self.buffers:
+            own.copy_(latest)

@@ -51,6 +51,15 @@ def cell_weights(lr: np.ndarray, size: int, power: float) -> np.ndarray:
     return cells.reshape(len(cells) // CELL, CELL, -1, CELL).sum(axis=(1, 3))
 
 
+def detail_of(lr: Sequence[np.ndarray], size: int, power: float) -> list[np.ndarray]:
+    """`cell_weights` of each LR image, by all the cores that this process may take."""
+    ranks = Ranks()
+    with ThreadPoolExecutor(max(1, usable_cores() // ranks.local_world)) as pool:
+        weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
+        hidden = None if ranks.is_first else True  # None: where there is no terminal
+        return list(tqdm(weights, "detail", len(lr), leave=False, disable=hidden, unit="image"))
+
+
 def scale_to_share(weights: np.ndarray, first: int, share: float) -> None:
     """Scales those from number `first` on, in place, so that they make up `share` of the sum; 0: as they are."""
     if share:
@@ -61,30 +70,16 @@ class Cells:
     """The patch positions of all images in squares, to be drawn by weight; only the running sum of these is kept.
 
     Args:
-        lr: LR images, and in `repeats` how often each is repeated.
-        positions: (n, 2), how many rows and columns of patch positions each has.
-        size, power: as for cell_weights.
+        grids: the weights of each image's cells, (rows, columns).
+        positions: (n, 2), how many rows and columns of patch positions each image has.
+        side: of a cell, in positions.
         photo_count, noise: the images after the first `photo_count` make up the share `noise`.
     """
 
     def __init__(
-        self,
-        lr: Sequence[np.ndarray],
-        repeats: Sequence[int],
-        positions: np.ndarray,
-        *,
-        size: int,
-        power: float,
-        photo_count: int,
-        noise: float,
+        self, grids: Sequence[np.ndarray], positions: np.ndarray, side: int, photo_count: int, noise: float
     ) -> None:
-        ranks = Ranks()
-        with ThreadPoolExecutor(max(1, usable_cores() // ranks.local_world)) as pool:
-            weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
-            hidden = None if ranks.is_first else True  # None: where there is no terminal
-            bar = tqdm(weights, "detail", len(lr), leave=False, disable=hidden, unit="image")
-            grids = [grid * repeat for grid, repeat in zip(bar, repeats, strict=True)]
-        self.positions = positions
+        self.positions, self.side = positions, side
         self.columns = np.array([grid.shape[1] for grid in grids])
         self.starts = np.cumsum([0, *(grid.size for grid in grids)])
         weights = np.concatenate([grid.ravel() for grid in grids])
@@ -96,6 +91,10 @@ class Cells:
         """Numbers in [0, 1) -> each cell's image, top and left, rows and columns, in LR pixels."""
         cell = np.searchsorted(self.cumulative, choice, side="right")
         image = np.searchsorted(self.starts, cell, side="right") - 1
-        top, left = CELL * np.array(np.divmod(cell - self.starts[image], self.columns[image]))
-        rows, columns = (self.positions[image].T - (top, left)).clip(max=CELL)
+        top, left = self.side * np.array(np.divmod(cell - self.starts[image], self.columns[image]))
+        rows, columns = (self.positions[image].T - (top, left)).clip(max=self.side)
         return image, top, left, rows, columns
+
+    def shares(self, ends: Sequence[int]) -> np.ndarray:
+        """Of what is drawn, the share of the images up to each of these numbers, from the one before it on."""
+        return np.diff(self.cumulative[self.starts[ends] - 1], prepend=0)

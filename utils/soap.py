@@ -15,7 +15,8 @@ class SOAP(torch.optim.Optimizer):
 
     Parameters of one shape are stacked, so that a network of hundreds of tensors takes some twenty products a step,
     and the eigenbases' QR factorisations run as one batch for each size. The state of a stack is kept under its first
-    parameter. The first step only initialises the preconditioners. No weight decay; vectors take plain Adam.
+    parameter. The first step only initialises the preconditioners. No weight decay; vectors take plain Adam. A
+    parameter without a gradient, as of a layer that a step skips, has one of zeros.
 
     Args:
         betas: decay of the gradient's mean, and of its square and the preconditioners.
@@ -40,14 +41,16 @@ class SOAP(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "precondition_every": precondition_every, "step": 0}
         defaults["cautious"] = cautious
+        self.stacks: list[list[list[Tensor]]] = []  # of each group
         self.step_sizes: list[Tensor] = []  # of each group, where a graph can read them
         self.advance = ReplayedInPlace(self._advance, self._gradient_addresses) if graph else self._advance
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict) -> None:
         super().add_param_group(param_group)
-        first = self.param_groups[-1]["params"][0]
-        self.step_sizes.append(first.new_zeros(()))
+        params = self.param_groups[-1]["params"]
+        self.stacks.append(stacks_of(params))
+        self.step_sizes.append(params[0].new_zeros(()))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -56,20 +59,17 @@ class SOAP(torch.optim.Optimizer):
             if group["step"]:
                 step_size.fill_(group["lr"] * (1 - beta2 ** group["step"]) ** 0.5 / (1 - beta1 ** group["step"]))
         self.advance()
-        for group in self.param_groups:
-            states = [self.state[stack[0]] for stack in stacks_of(group)]
-            if group["step"] == 0:
-                initialise_bases(states)
-            elif group["step"] % group["precondition_every"] == 0:
-                rotate_bases(states)
+        for group, stacks in zip(self.param_groups, self.stacks):
+            if group["step"] % group["precondition_every"] == 0:
+                states = [self.state[stack[0]] for stack in stacks]
+                rotate_bases(states) if group["step"] else initialise_bases(states)
             group["step"] += 1
 
     def _advance(self) -> None:
         """Moves the parameters, but for the first step, and takes in their gradients."""
-        for group, step_size in zip(self.param_groups, self.step_sizes):
-            stacks = stacks_of(group)
-            gradients = [torch.stack([p.grad for p in stack]) for stack in stacks]
-            for stack, gradient in zip(stacks, gradients):
+        for group, stacks, step_size in zip(self.param_groups, self.stacks, self.step_sizes):
+            for stack in stacks:
+                gradient = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in stack])
                 if group["step"]:
                     self._update(stack, gradient, self.state[stack[0]], group, step_size)
                 self._accumulate(self.state[stack[0]], gradient, group)
@@ -104,12 +104,11 @@ class SOAP(torch.optim.Optimizer):
         torch._foreach_sub_(stack, (update * step_size).unbind())
 
 
-def stacks_of(group: dict) -> list[list[Tensor]]:
-    """Its parameters that have a gradient, those of one shape together."""
+def stacks_of(params: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Those of one shape together."""
     stacks = defaultdict(list)
-    for p in group["params"]:
-        if p.grad is not None:
-            stacks[p.shape].append(p)
+    for p in params:
+        stacks[p.shape].append(p)
     return list(stacks.values())
 
 
@@ -133,7 +132,8 @@ def initialise_bases(states: list[dict]) -> None:
     for state in states:
         for dim in preconditioned_dims(state["exp_avg"]):
             matrices = state[f"preconditioner_{dim}"]
-            _, vectors = torch.linalg.eigh(matrices.cpu())  # on GPUs it can fail where the rank is not full
+            finite = matrices.nan_to_num(0, 0, 0)  # eigh refuses others; the loss tells that the run is lost
+            _, vectors = torch.linalg.eigh(finite.cpu())  # on GPUs it can fail where the rank is not full
             state[f"basis_{dim}"] = vectors.flip(2).contiguous().to(matrices.device)
 
 
