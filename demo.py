@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 
@@ -57,7 +58,7 @@ from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
 from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
-from utils.photo import Photo, check_holds, eight_bits, read_photo, write_photo
+from utils.photo import Photo, check_holds, eight_bits, read_photo, spread_colours, write_photo
 from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
@@ -568,17 +569,16 @@ def publish(args: argparse.Namespace) -> None:
     target = PUBLISHED / f"{network_name(metadata['model'], metadata['hyperparameters'])}.safetensors"
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
     before = {name.lower(): scores for name, scores in before.items()}  # as "b100 paper"
-    benchmark_name = args.benchmark.absolute().name if args.benchmark else ""
-    if benchmark_name == "Set5":
-        raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     scale, metrics = metadata["hyperparameters"]["scale"], {}
+    benchmark = BenchmarkSet.from_folder(args.benchmark, scale) if args.benchmark else None
+    if benchmark and benchmark.name.lower() == "set5":
+        raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
     if wrong := {result["images"] for result in metrics.values()} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
-    if args.benchmark:
-        benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
-        metrics[f"{benchmark_name} paper"] = score(model, metadata, benchmark, args, "paper")
+    if benchmark:
+        metrics[f"{benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
     kept = ("per_image", "average_psnr_db", "ssim")
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
     if args.data_note:
@@ -628,6 +628,10 @@ def upscaling_jobs(source: Path, target: Path, format: str | None = None) -> lis
         return [(source, written.with_suffix(f".{format}") if format else written)]
     elif any(character in str(source) for character in "*?["):
         files, root = [Path(f) for f in natsorted(glob.glob(str(source), recursive=True)) if Path(f).is_file()], None
+        above = Path(*takewhile(lambda part: not glob.has_magic(part), source.parts))
+        files = [f for f in files if not is_output(f, above, target)]
+        if not files:
+            raise DataError(f"--input {source} does not exist, and matches no image as a pattern")
     else:
         raise DataError(f"--input {source} does not exist")
     if not files:
@@ -653,8 +657,10 @@ def enlarge(model: nn.Module, image: np.ndarray, scale: int, args: argparse.Name
 
 def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Namespace) -> Photo:
     """Colours by the network, alpha by bicubic."""
-    rgb = enlarge(model, photo.rgb, scale, args)
-    return replace(photo, rgb=rgb, alpha=None if photo.alpha is None else imresize(photo.alpha, scale))
+    if photo.alpha is None:
+        return replace(photo, rgb=enlarge(model, photo.rgb, scale, args))
+    rgb = enlarge(model, spread_colours(photo.rgb, photo.alpha), scale, args)
+    return replace(photo, rgb=rgb, alpha=imresize(photo.alpha, scale))
 
 
 def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
@@ -669,7 +675,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             if target.exists() and not args.overwrite:
                 raise DataError(f"{target} exists; --overwrite replaces it")
             photo = read_photo(source)
-            check_holds(target.suffix.lower(), photo)
+            check_holds(target.suffix.lower(), photo, scale)
             larger = upscale_photo(model, scale, photo, args)
             write_photo(target, larger)
             written += 1
@@ -854,6 +860,8 @@ def check_targets(args: argparse.Namespace) -> None:
     for flag in ("output", *WRITES):
         if path := getattr(args, flag):
             check_writable(path if path.is_dir() else path.parent, f"--{flag} {path}")
+            if flag in WRITES and path.is_dir():
+                raise IsADirectoryError(f"--{flag} {path} is a folder; give a file")
     if args.publish:
         check_writable(PUBLISHED, "--publish")
 
@@ -872,6 +880,7 @@ def run(args: argparse.Namespace) -> int:
         case "sr":
             show(score_files(args), args)
         case "web":
+            import_module("gradio")  # whose absence is told before the networks are opened
             serve(open_page(args), args.port)
         case _:
             return run_network(args)
@@ -900,7 +909,7 @@ def run_network(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        with memory_shortage("take smaller pictures, or --device cpu"):
+        with memory_shortage("take smaller pictures" + ", or --device cpu" * (args.device != "cpu")):
             return run(args)
     except ModuleNotFoundError as error:
         print(f"error: {error}; install it with: pip install {error.name}", file=sys.stderr)

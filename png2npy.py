@@ -172,7 +172,7 @@ def convert(job: Job) -> str | None:
             height, width = read_array(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
             is_older = job.multiple % job.lr_scale == 0  # else it was cropped above
-            advice = "it was decoded before, so use another --pathTo" if is_older else "crop it"
+            advice = f"delete {job.hr}, which was decoded before" if is_older else "crop it"
             return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; {advice}"
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
@@ -295,6 +295,10 @@ def decode(args: argparse.Namespace) -> int:
     if clashes := same_target([*whole, *jobs]):
         return report(clashes)
     pending = [job for job in jobs if not is_made_from(job.npy, job.image)]
+    if stale := lr_of_before(pending, {job.npy for job in jobs}):
+        others = f" and {len(stale) - 1} others" if len(stale) > 1 else ""
+        again = f"delete it{others}, and make it again by --make-lr {hr_folder_of(stale[0].parent)[1]}"
+        return report([f"{stale[0]}: was made of a photo that has changed since; {again}"])
     cv2.setNumThreads(1)  # one core an image
     try:
         problems = [problem for problem in in_parallel(convert, pending, args.workers) if problem]
@@ -306,6 +310,18 @@ def decode(args: argparse.Namespace) -> int:
     tell_sets(args.pathTo)
     tell_leftovers([*whole, *jobs], args.pathTo)
     return report(problems)
+
+
+def lr_of_before(pending: list[Job], targets: set[Path]) -> list[Path]:
+    """LR arrays that would stay as they are beside HR that is decoded again."""
+    hr = {job.npy for job in pending if job.npy.parent.name.endswith("_HR") and job.npy.exists()}
+    lr_folders = {lr_folder for npy in hr for lr_folder in lr_folder_of(npy.parent, 3).parent.glob("X[0-9]*")}
+    found = []
+    for lr_folder in natsorted(lr_folders, key=str):
+        hr_folder, scale = hr_folder_of(lr_folder)
+        names = {npy.stem for npy in hr if npy.parent == hr_folder}
+        found += [f for f in lr_folder.glob("[!.]*.npy") if f not in targets and lr_name(f, scale, names) in names]
+    return found
 
 
 def tell_leftovers(jobs: list[Job], root: Path) -> None:

@@ -377,7 +377,7 @@ def check_args(parser: FlagParser, args: argparse.Namespace) -> None:
         parser.error("--data sample stands alone")
     if args.repeat is not None and len(args.repeat) != len(args.data):
         parser.error(f"--repeat {args.repeat}: give a weight for each of --data {' '.join(args.data)}")
-    if (file := init_file(args)) and file.suffix not in (".safetensors", ".pth", ".pt"):
+    if (file := init_file(args)) and file.suffix.lower() not in (".safetensors", ".pth", ".pt"):
         parser.error(f"--init {args.init}: default, interpolation, or a file of weights (.safetensors, .pth)")
     for flag in ("patch", "valid_patch"):
         size = getattr(args, flag)

@@ -466,6 +466,8 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["photo.png"], "unrecognized arguments: photo.png; --help"),
         (["--model", "imdn"], "invalid choice"),
         (["--device", "cuda:99"], "--device cuda:99"),
+        (["--input", "a", "--output", ""], "--output: an empty value, as a variable gives that is not set"),
+        (["--input=", "--output", "out"], "--input: an empty value"),
     ],
 )
 def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
@@ -488,7 +490,8 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
         (["--input", "nowhere.png", "--output", "a.png"], "nowhere.png does not exist"),
         (["--input", "Set5/original/baby.png", "--output", "a.gif"], "use one of"),
         (["--input", "empty", "--output", "out"], "holds no images"),
-        (["--input", "Set5/*/x*.png", "--output", "out"], "holds no images"),
+        (["--input", "Set5/*/x*.png", "--output", "out"], "does not exist, and matches no image as a pattern"),
+        (["--csv", "folder.csv"], "--csv folder.csv is a folder; give a file"),
         (["--input", "Set5", "--output", "Set5/original/baby.png"], "must be a folder"),
         (["--input", "Set5", "--output", "new.png"], "must be a folder"),
         (
@@ -502,6 +505,7 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
 )
 def test_bad_input_gets_one_line_and_exit_code_1(set5, flags, says, capsys):
     Path("empty").mkdir()
+    Path("folder.csv").mkdir()
     Path("model.onnx").write_bytes(b"\x08\x0a")
     assert run(*flags) == 1
     err = capsys.readouterr().err
@@ -620,6 +624,9 @@ def test_publishing_measures_and_keeps_the_run(set5, published, capsys):
     model, metadata = load_model(published / "IMDN_RTC_nf8_m1_x3.safetensors")
     assert metadata["commands"] == RUN["commands"] and metadata["data"] == {"sets": ["DIV2K_decoded"], "note": "blobs"}
     metrics = metadata["metrics"]
+    shutil.copytree("Set5/original", "other/set5")
+    assert run(*flags[:-1], "other/set5", "--overwrite") == 1
+    assert "--benchmark other/set5: Set5 is scored in any case" in capsys.readouterr().err
     capsys.readouterr()
     assert set(metrics) == {"valid_psnr_db", "Set5 course", "Set5 paper", "original paper"}
     assert metrics["Set5 course"]["average_psnr_db"] == run_json(capsys)["average_psnr_db"]
@@ -684,6 +691,8 @@ def test_what_an_earlier_run_wrote_into_the_input_folder_is_no_input(set5):
     before = sorted(Path("Set5").rglob("*.png"))
     assert run("--input", Path.cwd() / "Set5", "--output", "Set5/larger", "--overwrite") == 0
     assert sorted(Path("Set5").rglob("*.png")) == before
+    for _ in range(2):
+        assert run("--input", "Set5/LRbicx3/**/*x3.png", "--output", "Set5/LRbicx3/of_a_glob", "--overwrite") == 0
     assert run("--input", "Set5/LRbicx3", "--output", ".") == 0  # a folder that holds the input's
     assert Path("babyx3.png").exists()
 
@@ -836,6 +845,15 @@ def test_grey_alpha_and_16_bits_survive_upscaling(published):
         assert after.grey == before.grey and (after.alpha is None) == (before.alpha is None)
         scale = 257 if before.rgb.dtype == np.uint16 else 1
         assert np.abs(after.rgb / scale - imresize(before.rgb, 3) / scale).mean() < 20
+
+
+def test_a_cut_out_keeps_its_colour_at_the_edge(published):
+    disc = np.zeros((40, 40), np.uint8)
+    cv2.circle(disc, (20, 20), 12, 255, -1)
+    write_photo(Path("in.png"), Photo(np.where(disc[..., None], 250, 0).astype(np.uint8).repeat(3, 2), disc))
+    assert run("--input", "in.png", "--output", "out.png") == 0
+    photo = read_photo(Path("out.png"))
+    assert photo.rgb[photo.alpha > 0].min() > 240
 
 
 def test_export_and_onnxruntime(set5, capsys):

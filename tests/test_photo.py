@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from utils.ensemble import SelfEnsemble
 from utils.images import read_rgb
-from utils.photo import ORIENTATION, Photo, read_photo, write_photo
+from utils.photo import ORIENTATION, Photo, check_holds, read_photo, spread_colours, write_photo
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RGB = smooth_image(12, 17)
@@ -36,15 +36,42 @@ def test_what_is_written_is_read_again(tmp_path, suffix, kind, bits):
     write_photo(path, photo)
     again = read_photo(path)
     assert again.rgb.dtype == photo.rgb.dtype
-    assert again.icc == (None if kind == "grey" and suffix != ".webp" else photo.icc)  # an RGB profile is not grey's
+    assert again.icc == photo.icc
     lossy = suffix in (".jpg", ".webp")
-    if not (suffix == ".webp" and kind == "grey"):  # WebP has no grey
-        assert again.grey == photo.grey or (lossy and "alpha" in kind)
+    assert again.grey == photo.grey or suffix == ".webp"
     difference = np.abs(again.rgb.astype(float) - photo.rgb).mean()
     assert difference < (6 if lossy else 1e-9)
     assert (again.alpha is None) == (photo.alpha is None)
     if photo.alpha is not None:
         assert np.array_equal(again.alpha, photo.alpha)
+
+
+@pytest.mark.parametrize("icc", (None, ICC))
+def test_grey_stays_grey_however_it_is_kept(tmp_path, icc):
+    grey = np.repeat(RGB[..., :1], 3, axis=2)
+    Image.fromarray(grey).save(tmp_path / "rgb.png", icc_profile=icc)
+    photo = read_photo(tmp_path / "rgb.png")
+    assert photo.grey and not read_photo_of(tmp_path, RGB).grey
+    tinted = Photo(np.minimum(grey, 250) + np.array([0, 1, 4], np.uint8), grey=True, icc=photo.icc)
+    write_photo(tmp_path / "b.png", tinted)
+    with Image.open(tmp_path / "b.png") as written:
+        assert written.mode == ("RGB" if icc else "L") and written.info.get("icc_profile") == icc
+        assert np.array_equal(np.asarray(written.convert("L")), np.minimum(grey[..., 0], 250) + 2)
+
+
+def read_photo_of(folder, rgb: np.ndarray) -> Photo:
+    Image.fromarray(rgb).save(folder / "of.png")
+    return read_photo(folder / "of.png")
+
+
+def test_hidden_pixels_take_the_nearest_visible_colour():
+    rgb = np.zeros((3, 4, 3), np.uint8)
+    rgb[:, 0], rgb[:, 3] = 200, (9, 8, 7)
+    alpha = np.array([[255, 0, 0, 1]] * 3, np.uint8)
+    spread = spread_colours(rgb, alpha)
+    assert (spread[:, :2] == 200).all() and (spread[:, 2:] == (9, 8, 7)).all()
+    for same in (0, 255):
+        assert spread_colours(rgb, np.full_like(alpha, same)) is rgb
 
 
 def test_jpegs_keep_the_colours_of_single_pixels(tmp_path):
@@ -104,9 +131,11 @@ def test_what_cannot_be_read_says_why(tmp_path):
 
 
 def test_an_image_too_large_for_its_format_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="do not fit .webp"):
+    with pytest.raises(ValueError, match=".webp holds 16383 pixels a side, not 17000×1: use .png"):
         write_photo(tmp_path / "a.webp", Photo(np.zeros((1, 17000, 3), np.uint8)))
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="not 18000×3"):
+        check_holds(".webp", Photo(np.zeros((1, 6000, 3), np.uint8)), scale=3)
 
 
 def test_the_ensemble_averages_eight_views():

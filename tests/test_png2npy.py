@@ -130,7 +130,30 @@ def test_make_lr_of_hr_that_was_decoded_whole_says_so(tmp_path, capsys):
     write_rgb(tmp_path / "own/my_train_HR/a.png", smooth_image(25, 24))
     assert decode(tmp_path / "own") == 0
     assert decode(tmp_path / "own", "--make-lr", "3") == 1
-    assert "a.png: 24×25 is not a multiple of 3; it was decoded before, so use another" in capsys.readouterr().err
+    assert (
+        "a.png: 24×25 is not a multiple of 3; delete " in (err := capsys.readouterr().err)
+        and ", which was decoded before" in err
+    )
+    (tmp_path / "own_decoded/my_train_HR/a.npy").unlink()
+    assert decode(tmp_path / "own", "--make-lr", "3") == 0
+
+
+def test_lr_that_was_made_of_a_photo_that_changed_is_named(div2k, tmp_path, capsys):
+    lr = div2k / "DIV2K_train_LR_bicubic"
+    lr.rename(tmp_path / "elsewhere")
+    assert decode(div2k, "--make-lr", "3") == decode(div2k, "--make-lr", "2") == decode(div2k) == 0
+    before = [file.read_bytes() for file in sorted((tmp_path / "DIV2K_decoded").rglob("*.npy"))]
+    write_rgb(div2k / "DIV2K_train_HR/0001.png", smooth_image(24, 30, seed=9))
+    os.utime(div2k / "DIV2K_train_HR/0001.png", (1, 1))
+    assert decode(div2k) == decode(div2k, "--make-lr", "3") == 1
+    assert "X2/0001x2.npy: was made of a photo that has changed since; delete it" in (err := capsys.readouterr().err)
+    assert (
+        "0001x2.npy and 1 others, and" not in err and "delete it and 1 others, and make it again by --make-lr 2" in err
+    )
+    assert [file.read_bytes() for file in sorted((tmp_path / "DIV2K_decoded").rglob("*.npy"))] == before
+    (tmp_path / "DIV2K_decoded/DIV2K_train_LR_bicubic/X2/0001x2.npy").unlink()
+    assert decode(div2k, "--make-lr", "3") == decode(div2k, "--make-lr", "2") == 0
+    assert png2npy.main(["--check", str(tmp_path / "DIV2K_decoded")]) == 0
 
 
 def test_an_image_that_cannot_be_read_counts_once(tmp_path, capsys):

@@ -41,7 +41,7 @@ def load_state(path: Path) -> dict:
     Raises:
         CheckpointError: missing, unreadable, or not a training state of this project.
     """
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         raise CheckpointError(f"{path} holds weights, no training state; give the last.pth beside it, or --init")
     state = _load_pth(path)
     if not is_state(state):
@@ -109,7 +109,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:
         CheckpointError: missing, unreadable, or without weights.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         state, metadata = _read_safetensors(path)
         return (state, metadata) if metadata else (from_authors_names(state), authors_metadata(state))
     content = _load_pth(path)

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,10 @@ def export_onnx(model: nn.Module, path: Path, metadata: dict) -> float:
     """
     try:
         import onnx
+
+        import_module("onnxruntime")  # of the check at the end
     except ImportError as error:
-        raise CheckpointError(f"exporting needs onnx: {INSTALL}") from error
+        raise CheckpointError(f"exporting needs onnx and onnxruntime: {INSTALL}") from error
     axes = {"lr": {0: "n", 2: "height", 3: "width"}, "sr": {0: "n", 2: "sr_height", 3: "sr_width"}}
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's deprecation notice

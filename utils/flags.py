@@ -24,6 +24,9 @@ class FlagParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         args = sys.argv[1:] if args is None else args
+        for before, arg in zip(["", *args], args):
+            if not arg or re.fullmatch(r"--[\w-]+=", arg):  # which a path would take for the current folder
+                self.error(f"{arg[:-1] or before}: an empty value, as a variable gives that is not set")
         return super().parse_known_args([re.sub(r"^(--[\w-]+=)?~(?=/|$)", expand_home, arg) for arg in args], namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -1,6 +1,8 @@
 """Photos as people keep them: grey, alpha, 16 bits, EXIF orientation and ICC profile survive reading and writing."""
 
 import io
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.files import atomic_path
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # read_photo says it in one line
+# read_photo says in one line what is wrong; libpng alone cannot be kept from a line of its own
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="PIL")
 Image.MAX_IMAGE_PIXELS = None  # it reads headers; OpenCV, which decodes, has a limit of its own
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -31,6 +36,8 @@ COLOUR_SPACE = slice(16, 20)  # of an ICC profile's header (ICC.1, 7.2)
 AS_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 HOLDS_16_BITS = (".png", ".tif", ".tiff")
 HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")
+LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}  # libwebp's and libjpeg's
+PNG_EXIF = (b"eXIf", b"Raw profile type", b"adobe.xmp")  # what begins the places where a PNG may have it
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,12 @@ def read_photo(path: Path) -> Photo:
         return Photo(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), grey=True, icc=header.icc)
     alpha = image[:, :, 3].copy() if image.shape[2] == 4 else None
     rgb = cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2RGB)
-    grey = alpha is not None and bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
-    return Photo(rgb, alpha, grey, header.icc)
+    return Photo(rgb, alpha, is_grey(rgb), header.icc)
+
+
+def is_grey(rgb: np.ndarray) -> bool:
+    """Whether the three channels are equal; a coarse grid of pixels tells most colour photos apart."""
+    return all(bool((pixels[..., :1] == pixels[..., 1:]).all()) for pixels in (rgb[::16, ::16], rgb))
 
 
 @dataclass(frozen=True)
@@ -87,15 +98,17 @@ def read_header(data: bytes) -> Header:
     try:
         with Image.open(io.BytesIO(data)) as image:
             icc = image.info.get("icc_profile")
-            return Header(is_tiff, image.mode, read_orientation(image), icc, image.has_transparency_data)
+            return Header(is_tiff, image.mode, read_orientation(image, data), icc, image.has_transparency_data)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         return Header(is_tiff)
 
 
-def read_orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image, data: bytes) -> int:
     """As its EXIF has it; 1, upright, where that is absent or broken."""
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
+        # Pillow decodes a whole PNG to look for EXIF behind its pixels
+        exif = image.getexif() if any(mark in data for mark in PNG_EXIF) else Image.Image.getexif(image)
+        orientation = exif.get(ORIENTATION, 1)
         return orientation if isinstance(orientation, int) else 1
     except Exception:  # Pillow lets out whatever its parser of EXIF meets: struct.error, KeyError, SyntaxError, ...
         return 1
@@ -106,7 +119,9 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error as error:
-        raise ValueError(f"cannot be decoded: {error.err}") from error
+        is_large = "CV_IO_MAX_IMAGE" in error.err
+        reason = "it is larger than the 2^30 pixels that OpenCV decodes" if is_large else error.err
+        raise ValueError(f"cannot be decoded: {reason}") from error
     if image is None:
         raise ValueError(NOT_AN_IMAGE)
     if image.dtype not in (np.uint8, np.uint16):
@@ -167,11 +182,26 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)
 
 
-def check_holds(suffix: str, photo: Photo) -> None:
-    """Refuses a file format that would lose part of a photo.
+def spread_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H, W, 3) whose transparent pixels have the colour of the nearest visible one.
+
+    A cut-out's hidden pixels, black more often than not, would else darken its edge when it is enlarged.
+    """
+    hidden = (alpha == 0).astype(np.uint8)
+    if not hidden.any() or hidden.all():
+        return rgb
+    labels = cv2.DIST_LABEL_PIXEL
+    _, nearest = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=labels)
+    colours = np.zeros((nearest.max() + 1, 3), rgb.dtype)
+    colours[nearest[hidden == 0]] = rgb[hidden == 0]
+    return colours[nearest]
+
+
+def check_holds(suffix: str, photo: Photo, scale: int = 1) -> None:
+    """Refuses a file format that would lose part of a photo enlarged by `scale`.
 
     Raises:
-        ValueError: it cannot be written, has no alpha or no 16 bits; says which has.
+        ValueError: it cannot be written, has no alpha, no 16 bits or not that size; says which has.
     """
     if suffix not in IMAGE_SUFFIXES:
         raise ValueError(f"cannot write {suffix or 'a file without suffix'}: use one of {', '.join(IMAGE_SUFFIXES)}")
@@ -179,13 +209,16 @@ def check_holds(suffix: str, photo: Photo) -> None:
         raise ValueError(f"{suffix} holds no 16-bit samples: use one of {', '.join(HOLDS_16_BITS)}")
     if photo.alpha is not None and suffix not in HOLDS_ALPHA:
         raise ValueError(f"{suffix} holds no alpha: use one of {', '.join(HOLDS_ALPHA)}")
+    height, width = (scale * side for side in photo.rgb.shape[:2])
+    if max(height, width) > (longest := LONGEST_SIDE.get(suffix, max(height, width))):
+        raise ValueError(f"{suffix} holds {longest} pixels a side, not {width}×{height}: use .png")
 
 
 def write_photo(path: Path, photo: Photo) -> None:
     """Encodes by the file's suffix; the file is whole or absent.
 
-    A grey photo is written as grey, the mean of its channels; with alpha as RGBA. A profile of other colours than those
-    written is left out, such as a CMYK picture's, which is RGB now; BMP holds none.
+    A grey photo is written as grey, the mean of its channels; as RGB where it has alpha or a profile of RGB colours. A
+    profile of other colours than those written is left out, such as a CMYK picture's, which is RGB now; BMP holds none.
 
     Raises:
         ValueError: a format that cannot hold the photo, or not at its size.
@@ -195,8 +228,9 @@ def write_photo(path: Path, photo: Photo) -> None:
     check_holds(suffix, photo)
     image = photo.rgb
     if photo.grey:
-        image = np.rint(image.mean(axis=2)).astype(image.dtype)
-        image = image if photo.alpha is None else np.stack([image] * 3, axis=2)
+        image = ((image.sum(axis=2, dtype=np.uint32) + 1) // 3).astype(image.dtype)  # rounded
+        if photo.alpha is not None or (photo.icc and photo.icc[COLOUR_SPACE] == b"RGB "):
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if photo.alpha is not None:
         image = np.dstack((image, photo.alpha))
     written = b"GRAY" if image.ndim == 2 and suffix != ".webp" else b"RGB "  # WebP has no grey
@@ -218,7 +252,7 @@ def _encode(suffix: str, image: np.ndarray, icc: bytes | None) -> bytes:
     settings = AS_JPEG if suffix in (".jpg", ".jpeg") else []
     try:
         ok, data = cv2.imencodeWithMetadata(suffix, image, list(profile), list(profile.values()), settings)
-    except cv2.error:  # such as a WebP of more than 16383 pixels a side
+    except cv2.error:
         ok = False
     if not ok:
         what = f"{image.shape[1]}×{image.shape[0]} pixels" + (" and its colour profile" if profile else "")
