@@ -26,7 +26,9 @@ def complete_hyperparameters(name: str, **given: int | None) -> dict[str, int]:
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; choose from {', '.join(MODELS)}")
-    complete = {key: parameter.default for key, parameter in inspect.signature(MODELS[name]).parameters.items()}
+    parameters = inspect.signature(MODELS[name]).parameters.items()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # *args, **kwargs
+    complete = {key: parameter.default for key, parameter in parameters if parameter.kind not in variable}
     if unknown := given.keys() - complete.keys():
         raise ValueError(f"unknown hyperparameter {', '.join(sorted(unknown))}; {name} has {', '.join(complete)}")
     complete |= {key: value for key, value in given.items() if value is not None}

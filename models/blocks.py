@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.chain import ChainStage, conv_chain, is_known, is_watched, runs_native
+from models.chain import ChainStage, conv_chain, is_watched, runs_native
 
 SCALES = (2, 3, 4)
 
@@ -28,7 +28,7 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def run_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 3×3 conv of a map, by C++ on the CPU, where that is faster.
+    """A conv of a map, where it is 3×3 by C++ on the CPU, if that is faster.
 
     No subclass of nn.Conv2d does this itself, as tools such as thop look layers up by their exact class.
     """
@@ -40,8 +40,7 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
-            is_conv3x3 = isinstance(layer, nn.Conv2d) and is_known([layer])
-            x = run_conv(layer, x) if is_conv3x3 else layer(x)
+            x = run_conv(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
         return x
 
 
@@ -73,11 +72,14 @@ class ActivatedSeparableConv(nn.Sequential):
         super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope))
 
     def stage(self) -> ChainStage:
-        return ChainStage(self[0], slope=self[1].negative_slope)
+        """Both as one; with another activation instead, what no kernel knows."""
+        conv, act = self
+        return ChainStage(conv, slope=act.negative_slope) if type(act) is nn.LeakyReLU else ChainStage(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_watched(self[1]) and runs_native(x, self[0]):
-            return conv_chain(x, [self.stage()])
+        stage = self.stage()
+        if not is_watched(self[1]) and runs_native(x, stage.conv):
+            return conv_chain(x, [stage])
         return super().forward(x)
 
 
@@ -144,7 +146,7 @@ def check_distillation(nf: int) -> None:
 class DistillationBlock(nn.Module):
     """The IMDB's three-fold split: each step keeps a quarter of the channels and refines the rest.
 
-    Subclasses set the convs, c1 to c3 before the three splits and c4 of what is left, and what follows the
+    Subclasses set the convs, c1 to c3 before the three splits and c4 of what is left, and `tail`, what follows the
     concatenation of the four kept quarters. Shape: (N, nf, H, W) -> the same.
 
     It is computed in one piece, on the CPU by C++, and can then be differentiated once. In `layers_apart`, or where
@@ -162,13 +164,20 @@ class DistillationBlock(nn.Module):
         self.sizes = (nf // 4, nf - nf // 4)
         self.act = nn.LeakyReLU(negative_slope)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(x, self.distil(x))
+
+    def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        """From the block's input and the kept quarters, (N, nf, H, W) each, its output."""
+        raise NotImplementedError
+
     def stages(self) -> list[ChainStage]:
         last = self.c4.stage() if isinstance(self.c4, ActivatedSeparableConv) else ChainStage(self.c4)
         return [ChainStage(c, self.sizes[0], self.act.negative_slope) for c in (self.c1, self.c2, self.c3)] + [last]
 
     def distil(self, x: Tensor) -> Tensor:
         """The four kept quarters, concatenated: (N, nf, H, W) -> the same."""
-        if not is_watched(self.act, self.c4):
+        if type(self.act) is nn.LeakyReLU and not is_watched(self.act, self.c4):
             stages = self.stages()
             if runs_native(x, *(stage.conv for stage in stages)):
                 return conv_chain(x, stages)

@@ -79,6 +79,7 @@ def runs_native(x: Tensor, *convs: nn.Module) -> bool:
     """
     return (
         is_eager(x)
+        and all(is_known(layers_of(conv)) for conv in convs)
         and x.shape[1] == layers_of(convs[0])[0].in_channels
         and not any(map(has_hooks, convs))
         and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
@@ -91,11 +92,11 @@ def is_eager(x: Tensor) -> bool:
     """Whether maps are computed here and now, on the CPU and in their own precision."""
     return (
         x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not is_watched()
         and x.dim() == 4
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not is_watched()
     )
 
 
@@ -168,8 +169,10 @@ def conv_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
     return ConvChain.apply(x, kept, slopes, [len(of_stage) for of_stage in tensors], *sum(tensors, []))
 
 
-def is_known(layers: Sequence[nn.Conv2d]) -> bool:
-    """Whether the layers of a stage are such as the C++ assumes."""
+def is_known(layers: Sequence[nn.Module]) -> bool:
+    """Whether the layers of a stage are such as the C++ assumes, convs that compute what nn.Conv2d does."""
+    if not all(isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward for layer in layers):
+        return False
     first, *pointwise = layers
     groups = first.in_channels if pointwise else 1
     shapes = [(layer.kernel_size, layer.padding, layer.groups) for layer in layers]

@@ -308,8 +308,8 @@ class DistillationDRLM(SeparableDistillationBlock):
         self.c5 = nn.Sequential(ScaledPointwise(nf, nf), nn.LeakyReLU(0.01))
         self.attention = LaplacianAttention(nf, max(1, nf // 16), nn.LeakyReLU(0.01))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attention(self.c5(self.distil(x)))
+    def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
+        return self.attention(self.c5(distilled))
 
 
 class PairedTrunk(nn.Module):

@@ -82,6 +82,11 @@ class Moments(torch.autograd.Function):
         return torch.baddbmm(offset.mT, channels_innermost(x), slope).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether products of `x` are taken in half precision; on the meta device there is no autocast to ask."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def channels_innermost(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, H·W, C), a view where x is in channels_last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
@@ -94,7 +99,7 @@ def add_product(x: Tensor, matrix: Tensor, bias: Tensor, h: Tensor) -> Tensor:
     """
     n, c, height, width = x.shape
     matrix, bias = matrix.to(x.dtype), bias.to(x.dtype)
-    rounds = torch.is_autocast_enabled(x.device.type)
+    rounds = autocasts(x)
     if h.is_contiguous():
         total, product = x.contiguous().flatten(2), (matrix, h.flatten(2))
         out = total + torch.bmm(*product) if rounds else torch.baddbmm(total, *product)
@@ -109,7 +114,7 @@ def add_pointwise(total: Tensor, kernel: Tensor, h: Tensor) -> Tensor:
 
     Not under autocast, which would round the sum at every call.
     """
-    if not h.is_contiguous() or torch.is_autocast_enabled(h.device.type):
+    if not h.is_contiguous() or autocasts(h):
         return total + F.conv2d(h, kernel)
     matrices = kernel.flatten(1).expand(len(h), -1, -1)
     return torch.baddbmm(total.flatten(2), matrices, h.flatten(2)).unflatten(2, h.shape[2:])

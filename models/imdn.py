@@ -67,9 +67,6 @@ class IMDB(DistillationBlock):
         self.cca = ContrastAwareChannelAttention(nf) if attention else nn.Identity()
         self.c5 = conv1x1(nf, nf)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tail(x, self.distil(x))
-
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
         """x + c5(cca(distilled)), (N, nf, H, W) each; in one product where nothing watches the layers."""
         if is_watched(self.cca, self.c5):
@@ -88,9 +85,6 @@ class SeparableIMDB(SeparableDistillationBlock):
         super().__init__(nf)
         self.cca = ContrastAwareChannelAttention(nf, reduction=12)
         self.c5 = ScaledPointwise(nf, nf)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tail(x, self.distil(x))
 
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
         """x + cca(c5(cca(distilled))), (N, nf, H, W) each; in one product where nothing watches the layers."""

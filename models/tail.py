@@ -44,10 +44,18 @@ def runs_native(x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate
         and x.shape == distilled.shape
         and distilled.is_contiguous()
         and matrix.shape == (channels, channels)
-        and (channels < WIDE if gate is None else gate[0].in_channels == gate[2].out_channels == channels)
+        and (channels < WIDE if gate is None else is_known(gate, channels))
         and all(map(is_plain, (x, distilled, matrix, bias, *parameters_of(gate))))
         and compiled()[0] is not None
     )
+
+
+def is_known(gate: nn.Sequential, channels: int) -> bool:
+    """Whether it is such as the C++ assumes: a 1×1 conv, ReLU, a 1×1 conv, sigmoid."""
+    if list(map(type, gate)) != [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.Sigmoid]:
+        return False
+    hidden = gate[0].out_channels
+    return gate[0].weight.shape == (hidden, channels, 1, 1) and gate[2].weight.shape == (channels, hidden, 1, 1)
 
 
 def parameters_of(gate: nn.Sequential | None) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import torch.nn.utils.prune
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_model, chain
+from models import build_model, chain, tail
 from models.blocks import ActivatedSeparableConv, DistillationBlock, Layers, ScaledPointwise, SeparableConv, conv3x3
 from models.chain import ChainStage, conv_chain, layers_apart
 from models.imdn import IMDB, SeparableIMDB
@@ -162,6 +163,56 @@ def test_channels_last_networks_are_left_to_pytorch():
     assert not is_native(conv(x.to(memory_format=torch.channels_last)))
 
 
+class Standardised(nn.Conv2d):
+    """A conv that computes something else than nn.Conv2d."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Own(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("layer", "put"),
+    (
+        ("c1", Standardised(8, 8, 3, padding=1)),
+        ("c1", Own()),
+        ("c1", nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1), nn.ReLU())),
+        ("c1", nn.Conv2d(8, 8, 3, padding="same")),
+        ("c1", nn.Conv2d(8, 8, 3, padding=1, bias=False)),
+        ("act", nn.SiLU()),
+        ("cca.gate.1", nn.SiLU()),
+        ("cca.gate.0", nn.Conv2d(8, 1, 1, groups=1, padding_mode="circular")),
+        ("cca.gate.3", nn.Hardsigmoid()),
+    ),
+)
+def test_layers_put_in_their_place_compute_what_they_do(layer, put):
+    for block in (IMDB(8), SeparableIMDB(8)):
+        block.set_submodule(layer, put)
+        x = torch.randn(1, 8, 5, 6)
+        y = block(x)
+        with layers_apart():
+            torch.testing.assert_close(y, block(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_a_gate_of_groups_is_not_read_as_one_of_none():
+    block, x = IMDB(8), torch.randn(1, 8, 5, 6)
+    block.cca.gate[0] = block.cca.gate[2] = nn.Conv2d(8, 8, 1, groups=8)
+    assert not tail.runs_native(x, x, block.c5.weight.flatten(1), block.c5.bias, block.cca.gate)
+
+
+@needs_compiler
+def test_another_activation_after_a_separable_conv_runs():
+    conv, x = ActivatedSeparableConv(4, 6, 0.1), torch.randn(1, 4, 5, 5)
+    conv[1] = nn.SiLU()
+    torch.testing.assert_close(conv(x), nn.functional.silu(conv[0](x)), rtol=1e-5, atol=1e-5)
+
+
 @needs_compiler
 def test_hooks_run():
     block, x = IMDB(8), torch.randn(1, 8, 4, 4)
@@ -306,6 +357,19 @@ def test_without_a_compiler_there_is_a_reason(compiler, why, tmp_path, monkeypat
     with pytest.raises(native.NativeError, match=re.escape(why)):
         native.load_library(chain.SOURCE)
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_compiler_that_hangs_is_ended_with_what_it_started(tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\n(sleep 1; touch {tmp_path / 'ran_on'}) &\nwait\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(native, "SECONDS", 0.2)
+    with pytest.raises(native.NativeError, match="timed out"):
+        native.load_library(chain.SOURCE)
+    time.sleep(1)
+    assert not (tmp_path / "ran_on").exists()
 
 
 def test_without_a_library_the_layers_run(monkeypatch):

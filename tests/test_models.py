@@ -87,12 +87,26 @@ def test_other_programs_count_the_same(name):
     assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, rel=0.01)  # which leaves pooling out
 
 
-def test_a_network_that_computes_with_values_is_counted():
-    class Normalised(nn.Conv2d):
-        def forward(self, x):
-            return super().forward(x / float(x.max()) - torch.tensor(0.5))
+@pytest.mark.parametrize("name", MODELS)
+def test_shapes_alone_run(name):
+    assert small(name).to("meta")(torch.empty(1, 3, 8, 9, device="meta")).shape == (1, 3, 24, 27)
 
-    assert count_cost(Normalised(3, 4, 3, padding=1, bias=False), size=8) == (2 * 8 * 8 * 3 * 9 * 4 / 1e9, 108 / 1e6)
+
+def test_other_arguments_of_a_class_are_no_hyperparameters(monkeypatch):
+    def make(nf=8, *layers, num_modules=1, scale=3, **options):
+        return nn.Identity()
+
+    monkeypatch.setitem(MODELS, "mine", make)
+    assert complete_hyperparameters("mine", nf=4) == {"nf": 4, "num_modules": 1, "scale": 3}
+
+
+def test_a_network_that_computes_with_values_is_counted():
+    class Normalised(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x - float(x.detach().numpy().mean()))
+
+    network = Normalised(nn.Conv2d(3, 4, 3, padding=1, bias=False))
+    assert count_cost(network, size=8) == (2 * 8 * 8 * 3 * 9 * 4 / 1e9, 108 / 1e6)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -68,6 +68,25 @@ def test_a_gradient_that_comes_and_goes_is_zero_where_it_is_absent():
     assert all(torch.equal(a, b) for a, b in zip(absent, zero, strict=True))
 
 
+def test_cautious_takes_no_absent_gradient_for_disagreement():
+    alone = make_params()[:1]
+    beside = [make_params()[0], *(torch.nn.Parameter(p.detach().clone()) for p in alone * 3)]
+    for params in (alone, beside):
+        take_steps(params[:1], SOAP(params, cautious=True), 0, 6)
+    torch.testing.assert_close(alone[0], beside[0])
+
+
+def test_a_closure_is_called():
+    params = make_params()
+
+    def closure():
+        loss = sum(p.square().sum() for p in params)
+        loss.backward()
+        return loss
+
+    assert SOAP(params).step(closure) > 0 and params[0].grad is not None
+
+
 def test_a_gradient_that_is_not_finite_is_left_to_the_loss_to_tell():
     params = make_params()
     for p in params:

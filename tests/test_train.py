@@ -375,6 +375,8 @@ def test_ema_has_the_latest_buffers():
     ema = EMA(model, decay=0.9)
     model(torch.rand(4, 2, 3, 3))
     ema.update(step=1)
+    model.running_mean = model.running_mean + 1  # replaced, not changed in place
+    ema.update(step=2)
     assert torch.equal(ema.model.running_mean, model.running_mean) and ema.model.num_batches_tracked == 1
 
 

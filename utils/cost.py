@@ -16,7 +16,7 @@ def count_cost(model: nn.Module, size: int = 256) -> tuple[float, float]:
     """
     try:
         macs, params = profiled(copy.deepcopy(model).to("meta"), torch.empty(1, 3, size, size, device="meta"))
-    except RuntimeError:  # what meta tensors raise
+    except Exception:  # whatever a forward raises that asks a meta tensor for values
         like = next(model.parameters())
         macs, params = profiled(
             copy.deepcopy(model), torch.rand(1, 3, size, size, dtype=like.dtype, device=like.device)

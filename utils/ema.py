@@ -17,12 +17,13 @@ class EMA:
         self.decay = decay
         # listed once: a walk through the modules at every step is slow
         self.averages, self.parameters = list(self.model.parameters()), list(model.parameters())
-        self.buffers = list(zip(self.model.buffers(), model.buffers()))
+        self.buffers, self.original = list(self.model.buffers()), model
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the average towards the original; `step` counts optimiser steps from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
-        for own, latest in self.buffers:
-            own.copy_(latest)
+        if self.buffers:
+            for own, latest in zip(self.buffers, self.original.buffers()):  # which a network may replace
+                own.copy_(latest)

@@ -6,11 +6,14 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.files import atomic_path
 
+SECONDS = 120  # to compile in: a file takes about 6 on an idle core
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 
 
@@ -32,10 +35,11 @@ def load_library(source: Path) -> ctypes.CDLL:
         compiler = shlex.split(named)
     except ValueError as error:
         raise NativeError(f"$CXX is {named}: {error}") from error
-    if not compiler or shutil.which(compiler[0]) is None:
+    if not compiler or (program := shutil.which(compiler[0])) is None:
         raise NativeError(f"no C++ compiler ({' '.join(compiler) or '$CXX is empty'})")
+    identity = os.path.realpath(program), str(os.stat(program).st_mtime_ns)  # one `c++` may follow another
     texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("[!.]*.h")))]
-    key = hashlib.sha256("\0".join((*texts, *compiler, *FLAGS, processor())).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((*texts, *compiler, *identity, *FLAGS, processor())).encode()).hexdigest()
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         target = cache / "lightweight-super-resolution" / f"{source.stem}-{key[:16]}.so"
@@ -45,14 +49,30 @@ def load_library(source: Path) -> ctypes.CDLL:
             except OSError:  # damaged, or of another system that shares the folder
                 pass
         with atomic_path(target) as temporary:
-            command = [*compiler, *FLAGS, "-o", str(temporary), str(source)]
-            subprocess.run(command, capture_output=True, check=True, text=True, timeout=120)
+            compile_by([*compiler, *FLAGS, "-o", str(temporary), str(source)])
         return ctypes.CDLL(str(target))
     except subprocess.CalledProcessError as error:
         reason = next((line for line in error.stderr.splitlines() if "error" in line), "")
         raise NativeError(f"the compiler {compiler[0]} failed{reason and ': ' + reason}") from error
     except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: no home directory
         raise NativeError(str(error)) from error
+
+
+def compile_by(command: Sequence[str]) -> None:
+    """Runs a compiler and what it starts, of which nothing is left behind.
+
+    Raises:
+        CalledProcessError, TimeoutExpired: it failed, or takes longer than SECONDS.
+    """
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        try:
+            _, errors = process.communicate(timeout=SECONDS)
+        except BaseException:
+            process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
 
 
 def load_functions(source: Path, **argtypes: list) -> tuple[ctypes.CDLL | None, str]:

@@ -1,7 +1,7 @@
 """SOAP: Adam in the eigenbases of Shampoo's preconditioners, computed for all parameters of one shape at once."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -53,7 +53,9 @@ class SOAP(torch.optim.Optimizer):
         self.step_sizes.append(params[0].new_zeros(()))
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group, step_size in zip(self.param_groups, self.step_sizes):
             beta1, beta2 = group["betas"]
             if group["step"]:
@@ -62,8 +64,12 @@ class SOAP(torch.optim.Optimizer):
         for group, stacks in zip(self.param_groups, self.stacks):
             if group["step"] % group["precondition_every"] == 0:
                 states = [self.state[stack[0]] for stack in stacks]
-                rotate_bases(states) if group["step"] else initialise_bases(states)
+                if group["step"]:
+                    rotate_bases(states)
+                else:
+                    initialise_bases(states)
             group["step"] += 1
+        return loss
 
     def _advance(self) -> None:
         """Moves the parameters, but for the first step, and takes in their gradients."""
@@ -71,7 +77,8 @@ class SOAP(torch.optim.Optimizer):
             for stack in stacks:
                 gradient = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in stack])
                 if group["step"]:
-                    self._update(stack, gradient, self.state[stack[0]], group, step_size)
+                    share = sum(p.grad is not None for p in stack) / len(stack)
+                    self._update(stack, gradient, share, self.state[stack[0]], group, step_size)
                 self._accumulate(self.state[stack[0]], gradient, group)
 
     def _gradient_addresses(self) -> list[int]:
@@ -91,8 +98,10 @@ class SOAP(torch.optim.Optimizer):
             state[f"preconditioner_{dim}"].lerp_(rows @ rows.mT, 1 - group["betas"][1])
 
     @staticmethod
-    def _update(stack: list[Tensor], gradient: Tensor, state: dict, group: dict, step_size: Tensor) -> None:
-        """Adam's step, its second moment taken in the eigenbases."""
+    def _update(
+        stack: list[Tensor], gradient: Tensor, share: float, state: dict, group: dict, step_size: Tensor
+    ) -> None:
+        """Adam's step, its second moment taken in the eigenbases; `share` of the parameters have a gradient."""
         beta1, beta2 = group["betas"]
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].lerp_(project(gradient, state).square(), 1 - beta2)
@@ -100,7 +109,7 @@ class SOAP(torch.optim.Optimizer):
         update = project(direction, state, back=True)
         if group["cautious"]:
             agrees = update * gradient > 0
-            update *= agrees / agrees.float().mean().clamp(min=1e-3)  # where none does, nothing moves
+            update *= agrees * (share / agrees.float().mean().clamp(min=1e-3))  # where none does, nothing moves
         torch._foreach_sub_(stack, (update * step_size).unbind())
 
 
