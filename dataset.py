@@ -289,7 +289,7 @@ class PairedPatches:
         else:  # one cell an image
             grids, side = self.positions.prod(axis=1, dtype=np.float64).reshape(-1, 1, 1), self.positions.max()
         weighted = [grid * repeat for grid, repeat in zip(grids, repeats, strict=True)]
-        self.cells = Cells(weighted, self.positions, side, self.photo_count, noise)
+        self.cells = Cells(weighted, self.positions, side=side, photo_count=self.photo_count, noise=noise)
 
     def _leave_out_small(self, pairs: Sequence[Pair]) -> list[Pair]:
         """A set's pairs that hold a patch; the others go to `left_out`."""

@@ -17,6 +17,7 @@ import csv
 import glob
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -570,15 +571,16 @@ def publish(args: argparse.Namespace) -> None:
     before = read_weights(target)[1].get("metrics", {}) if target.exists() else {}
     before = {name.lower(): scores for name, scores in before.items()}  # as "b100 paper"
     scale, metrics = metadata["hyperparameters"]["scale"], {}
-    benchmark = BenchmarkSet.from_folder(args.benchmark, scale) if args.benchmark else None
-    if benchmark and benchmark.name.lower() == "set5":
+    benchmark_name = Path(os.path.abspath(args.benchmark)).name if args.benchmark else ""  # a link's own name
+    if benchmark_name.lower() == "set5":
         raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
     if wrong := {result["images"] for result in metrics.values()} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
-    if benchmark:
-        metrics[f"{benchmark.name} paper"] = score(model, metadata, benchmark, args, "paper")
+    if args.benchmark:
+        benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
+        metrics[f"{benchmark_name} paper"] = score(model, metadata, benchmark, args, "paper")
     kept = ("per_image", "average_psnr_db", "ssim")
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
     if args.data_note:

@@ -7,7 +7,8 @@
     python png2npy.py --check DIV2K_decoded                                       # is it all there?
 
 The tree is mirrored, one .npy an image. Files that are done are skipped, so a stopped run goes on where it was;
-an image changed since is done again. What cannot be used is named at the end, and the exit code is then 1.
+an image changed since is done again, after a word on LR of another scale that was made of it. What cannot be used is
+named at the end, and the exit code is then 1.
 """
 
 import argparse
@@ -172,7 +173,7 @@ def convert(job: Job) -> str | None:
             height, width = read_array(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
             is_older = job.multiple % job.lr_scale == 0  # else it was cropped above
-            advice = f"delete {job.hr}, which was decoded before" if is_older else "crop it"
+            advice = f"delete {job.hr}, which was decoded before, and its LR" if is_older else "crop it"
             return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; {advice}"
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
@@ -296,9 +297,7 @@ def decode(args: argparse.Namespace) -> int:
         return report(clashes)
     pending = [job for job in jobs if not is_made_from(job.npy, job.image)]
     if stale := lr_of_before(pending, {job.npy for job in jobs}):
-        others = f" and {len(stale) - 1} others" if len(stale) > 1 else ""
-        again = f"delete it{others}, and make it again by --make-lr {hr_folder_of(stale[0].parent)[1]}"
-        return report([f"{stale[0]}: was made of a photo that has changed since; {again}"])
+        return report(stale)
     cv2.setNumThreads(1)  # one core an image
     try:
         problems = [problem for problem in in_parallel(convert, pending, args.workers) if problem]
@@ -312,16 +311,22 @@ def decode(args: argparse.Namespace) -> int:
     return report(problems)
 
 
-def lr_of_before(pending: list[Job], targets: set[Path]) -> list[Path]:
-    """LR arrays that would stay as they are beside HR that is decoded again."""
-    hr = {job.npy for job in pending if job.npy.parent.name.endswith("_HR") and job.npy.exists()}
-    lr_folders = {lr_folder for npy in hr for lr_folder in lr_folder_of(npy.parent, 3).parent.glob("X[0-9]*")}
-    found = []
-    for lr_folder in natsorted(lr_folders, key=str):
-        hr_folder, scale = hr_folder_of(lr_folder)
-        names = {npy.stem for npy in hr if npy.parent == hr_folder}
-        found += [f for f in lr_folder.glob("[!.]*.npy") if f not in targets and lr_name(f, scale, names) in names]
-    return found
+def lr_of_before(pending: list[Job], targets: set[Path]) -> list[str]:
+    """What is wrong where LR arrays would stay as they are beside HR that is decoded anew: a line for each folder."""
+    decoded = defaultdict(set)
+    for job in pending:
+        if job.npy.parent.name.endswith("_HR"):
+            decoded[job.npy.parent].add(job.npy.stem)
+    problems = []
+    for hr_folder, names in decoded.items():
+        for lr_folder in lr_folder_of(hr_folder, 3).parent.glob("X[0-9]*"):
+            if not (found := hr_folder_of(lr_folder)):
+                continue
+            files = natsorted(set(lr_folder.glob("[!.]*.npy")) - targets, key=str)
+            if stale := [file.name for file in files if lr_name(file, found[1], names) in names]:
+                what = f"{len(stale)} of its images, such as {stale[0]}, are of HR that is to be decoded anew"
+                problems.append(f"{lr_folder}: {what}; delete them, and make them again by --make-lr {found[1]}")
+    return problems
 
 
 def tell_leftovers(jobs: list[Job], root: Path) -> None:

@@ -236,7 +236,9 @@ def add_optimisation_flags(parser: FlagParser) -> None:
         " default %(default)s",
     )
     group.add_argument(
-        "--lr-min", type=not_negative, help="floor (default: 3e-4 for report, 1e-6 for cosine, --lr at most)"
+        "--lr-min",
+        type=not_negative,
+        help=f"floor (default: {REPORT_FLOOR:g} for report, 1e-6 for cosine, --lr at most)",
     )
     group.add_argument(
         "--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report; default %(default)s"
@@ -469,9 +471,7 @@ def open_data(args: argparse.Namespace) -> Sets:
     try:
         set5 = BenchmarkSet.from_set5(args.set5, args.scale) if args.set5.is_dir() else None
     except DataError as error:
-        raise DataError(
-            f"--set5 {args.set5}: {error}; a folder that is not there, as --set5 none, is not scored"
-        ) from error
+        raise DataError(f"--set5 {args.set5}: {error}; to train without it: --set5 none") from error
     return Sets(training, validation, set5)
 
 
@@ -593,8 +593,10 @@ def draw(panel: list[Score], args: argparse.Namespace) -> None:
 
 
 def open_tensorboard(first_iteration: int, args: argparse.Namespace) -> Callable[[dict], None]:
-    """What writes log entries to --save-dir/tensorboard, in place of those from an iteration on, or without
-    --tensorboard nothing."""
+    """What writes log entries to --save-dir/tensorboard; without --tensorboard, nothing.
+
+    Entries of an earlier run from `first_iteration` on are replaced.
+    """
     if not args.tensorboard:
         return lambda entry: None
     from torch.utils.tensorboard import SummaryWriter
@@ -648,15 +650,12 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
     torch.backends.cudnn.benchmark = True  # batches have one shape; without_tf32 has it off for images, which do not
     called = uncompiled = MixedPrecision(model, torch.device(args.device).type, args.bf16)
     if args.compile:
+        before = [buffer.clone() for buffer in model.buffers()]  # a batch norm's statistics, say
         try:
             called = torch.compile(uncompiled, dynamic=False)
             size = args.patch // args.scale
             example = torch.zeros((args.batch // ranks.world, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-            before = [buffer.clone() for buffer in model.buffers()]  # a batch norm's statistics, say
             called(to_float(example, args)).sum().backward()
-            model.zero_grad()
-            for buffer, value in zip(model.buffers(), before):
-                buffer.copy_(value)
         except Exception as error:  # whatever the compiler or its toolchain raises
             if is_memory_shortage(error):
                 raise
@@ -664,6 +663,10 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
             if ranks.local == 0:  # of every machine, as their compilers differ
                 reason = first_line(error)[:150]
                 warn(f"torch.compile failed, training goes on without it: {reason}")
+        finally:
+            model.zero_grad()
+            for buffer, value in zip(model.buffers(), before):
+                buffer.copy_(value)
     if ranks.world > 1:
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of 1×1 kernels: the same
         devices = [torch.device(args.device)] if args.device.startswith("cuda") else None
@@ -741,6 +744,7 @@ def train_epoch(
         ranks.follow_first(model.parameters())
         if learner.ema:
             learner.ema.update(step + 1)
+    # a batch norm's statistics are each rank's own, and scores are averaged over the ranks
     buffers = [*model.buffers(), *learner.evaluated.buffers()]
     ranks.follow_first(buffer for buffer in buffers if buffer.is_floating_point())
     (summed,) = ranks.sum((total.item(),), args.device)
@@ -927,8 +931,9 @@ def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets,
 
 def note_images(run: Run, sets: Sets, ranks: Ranks) -> None:
     """Notes what the run trains and validates on; what was best on other images no longer counts."""
-    if run.trained_on not in (None, mark := mark_of(sets.training)) and ranks.is_first:
-        warn("other training images than before, or of other sizes; from here on patches are drawn from these")
+    mark = mark_of(sets.training)
+    if run.trained_on not in (None, mark) and ranks.is_first:
+        warn("other training images than before, or in another order; from here on patches are drawn from these")
     run.trained_on = mark
     images = [pair.name for pair in sets.validation.pairs]
     if run.validated_on and run.validated_on != images:
@@ -944,7 +949,9 @@ def score_start(learner: Learner, run: Run, sets: Sets, ranks: Ranks, args: argp
     model = learner.evaluated.eval()
     run.start_psnr_db = validate(model, sets.validation, ranks, args)
     if math.isnan(run.start_psnr_db):
-        raise TrainingError(f"--init {args.init}: these weights give nan on the validation images")
+        raise TrainingError(
+            f"--init {args.init}: these weights give nan on the validation images; give those of an earlier epoch"
+        )
     on_set5 = f"  Set5 {score(model, sets.set5, False, ranks, args)[0]:.3f} dB" if sets.set5 else ""
     print(f"start  validation {run.start_psnr_db:.3f} dB{on_set5}", flush=True)
 
@@ -1028,8 +1035,10 @@ def train_epochs(
         trained_hours = hours()
         if args.minutes:
             pace = (trained_hours - first_hours) / (epoch - first_epoch)
-            args.epochs = epochs_in_time(epoch, trained_hours + evaluation_hours, pace, ranks, args)
-            if ranks.is_first and epoch == min(first_epoch + 2, args.epochs):  # when an evaluation was in the pace
+            ahead = evaluation_hours * (2 if epoch % args.eval_every == 0 else 1)  # this epoch's and the last one's
+            args.epochs = epochs_in_time(epoch, trained_hours + ahead, pace, ranks, args)
+            # once an evaluation is in the pace
+            if ranks.is_first and epoch == min(first_epoch + args.eval_every + 1, args.epochs):
                 warn_of_few_epochs(args)
         is_due = epoch % args.eval_every == 0 or epoch == args.epochs
         if is_redrawn := is_due and (epoch == args.epochs or time.monotonic() - drawn > REDRAW_SECONDS):
@@ -1076,7 +1085,8 @@ def warn_of_few_epochs(args: argparse.Namespace) -> None:
 
 def epochs_in_time(epoch: int, hours: float, pace: float, ranks: Ranks, args: argparse.Namespace) -> int:
     """How many epochs fit into --minutes where `epoch` of them, with the last evaluation, take `hours` and each other
-    takes `pace` hours."""
+    takes `pace` hours.
+    """
     hours, pace = (total / ranks.world for total in ranks.sum((hours, pace), args.device))  # so that all agree
     return epoch + max(0, int((args.minutes / 60 - hours) / pace))
 
@@ -1182,11 +1192,12 @@ def warn_of_flags(args: argparse.Namespace, state: dict | None) -> None:
     if state and could_take_bf16(args):
         print("this run goes on in float32, as it began; --bf16 is usually faster on this GPU", file=sys.stderr)
     is_long = args.minutes or 10 <= args.epochs < args.anneal_epochs  # what is shorter is a trial
-    if args.schedule == "report" and is_long:
+    if args.schedule == "report" and args.lr_min is None and args.lr <= REPORT_FLOOR:
+        above = f"--schedule report does not go below {REPORT_FLOOR:g}; give --lr-min, or --schedule cosine"
+        warn(f"the rate stays at --lr {args.lr:g}: {above}")
+    elif args.schedule == "report" and is_long:
         falls = f"falls over {args.anneal_epochs} epochs, however long the run is"
         warn(f"the rate of --schedule report {falls}; that of cosine ends with it")
-    if args.schedule == "report" and args.lr_min is None and args.lr <= REPORT_FLOOR:
-        warn(f"the rate stays at --lr {args.lr:g}, as --schedule report falls to {REPORT_FLOOR:g}; --lr-min sets this")
     if args.warmup and args.warmup > args.epochs * args.iterations:
         warn(f"--warmup {args.warmup} is longer than the run, which never reaches --lr")
 

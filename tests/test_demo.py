@@ -466,8 +466,9 @@ def test_no_network_is_said_and_other_photos_are_scored(published, monkeypatch, 
         (["photo.png"], "unrecognized arguments: photo.png; --help"),
         (["--model", "imdn"], "invalid choice"),
         (["--device", "cuda:99"], "--device cuda:99"),
-        (["--input", "a", "--output", ""], "--output: an empty value, as a variable gives that is not set"),
-        (["--input=", "--output", "out"], "--input: an empty value"),
+        (["--input", "a", "--output", ""], "--output: its value is empty; is a shell variable not set?"),
+        (["--input=", "--output", "out"], "--input: its value is empty"),
+        ([""], "the first argument: its value is empty"),
     ],
 )
 def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
@@ -832,7 +833,7 @@ def test_what_cannot_be_taught_is_named(published, decoded, capsys):
 def test_grey_alpha_and_16_bits_survive_upscaling(published):
     rgb = smooth_image(8, 9)
     photos = {
-        "grey.png": Photo(np.repeat(rgb[..., :1], 3, axis=2), grey=True),
+        "grey.png": Photo(np.repeat(rgb[..., :1], 3, axis=2), grey=True, is_one_channel=True),
         "alpha.webp": Photo(rgb, alpha=rgb[..., 0]),
         "deep.tif": Photo(rgb.astype(np.uint16) * 257, icc=bytes(16) + b"RGB " + bytes(108)),
     }
@@ -842,7 +843,8 @@ def test_grey_alpha_and_16_bits_survive_upscaling(published):
     for name, before in photos.items():
         after = read_photo(Path("out") / name)
         assert after.rgb.shape == (24, 27, 3) and after.rgb.dtype == before.rgb.dtype and after.icc == before.icc
-        assert after.grey == before.grey and (after.alpha is None) == (before.alpha is None)
+        assert (after.grey, after.is_one_channel) == (before.grey, before.is_one_channel)
+        assert (after.alpha is None) == (before.alpha is None)
         scale = 257 if before.rgb.dtype == np.uint16 else 1
         assert np.abs(after.rgb / scale - imresize(before.rgb, 3) / scale).mean() < 20
 

@@ -94,8 +94,9 @@ def save_weights(path: Path, model: nn.Module, metadata: dict) -> None:
         path: ends in .safetensors.
         metadata: JSON-able; holds at least `model` (a key of MODELS) and `hyperparameters` (nf, num_modules, scale).
     """
-    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    tensors = {name: tensor.clone() for name, tensor in state.items()}  # a layer used twice shares its weights
+    whole = {"memory_format": torch.contiguous_format}
+    # clones, as a layer that is used twice shares its weights
+    tensors = {name: tensor.detach().float().cpu().clone(**whole) for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(metadata)}))
 

@@ -10,7 +10,8 @@ from typing import NoReturn
 
 
 class FlagParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage of dozens of flags before it. No flag is abbreviated.
+    """A parser whose errors are one line, without the usage of dozens of flags before it. No flag is abbreviated, and
+    no value may be empty.
 
     `~` is the home directory also where the shell leaves it: in quotes and after `=`.
     """
@@ -24,9 +25,11 @@ class FlagParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         args = sys.argv[1:] if args is None else args
-        for before, arg in zip(["", *args], args):
+        flag = "the first argument"
+        for arg in args:
+            flag = arg.split("=")[0] if arg.startswith("--") else flag
             if not arg or re.fullmatch(r"--[\w-]+=", arg):  # which a path would take for the current folder
-                self.error(f"{arg[:-1] or before}: an empty value, as a variable gives that is not set")
+                self.error(f"{flag}: its value is empty; is a shell variable not set?")
         return super().parse_known_args([re.sub(r"^(--[\w-]+=)?~(?=/|$)", expand_home, arg) for arg in args], namespace)
 
     def error(self, message: str) -> NoReturn:

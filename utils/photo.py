@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Photo:
 
     Attributes:
         rgb: (H, W, 3) uint8 or uint16; three equal channels where `grey`.
+        is_one_channel: whether its file holds the grey once.
         alpha: (H, W) of the same type, or None.
         icc: its colour profile, or None.
     """
@@ -54,6 +56,7 @@ class Photo:
     alpha: np.ndarray | None = None
     grey: bool = False
     icc: bytes | None = None
+    is_one_channel: bool = False
 
 
 def read_photo(path: Path) -> Photo:
@@ -71,7 +74,7 @@ def read_photo(path: Path) -> Photo:
     if header.orientation in UPRIGHT and not header.is_tiff:  # both libraries turn TIFFs themselves
         image = np.ascontiguousarray(UPRIGHT[header.orientation](image))
     if image.ndim == 2:
-        return Photo(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), grey=True, icc=header.icc)
+        return Photo(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), grey=True, icc=header.icc, is_one_channel=True)
     alpha = image[:, :, 3].copy() if image.shape[2] == 4 else None
     rgb = cv2.cvtColor(image[:, :, :3], cv2.COLOR_BGR2RGB)
     return Photo(rgb, alpha, is_grey(rgb), header.icc)
@@ -119,8 +122,8 @@ def decode(data: bytes, header: Header) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error as error:
-        is_large = "CV_IO_MAX_IMAGE" in error.err
-        reason = "it is larger than the 2^30 pixels that OpenCV decodes" if is_large else error.err
+        is_large = "CV_IO_MAX_IMAGE" in error.err  # its pixels, width or height
+        reason = "OpenCV takes at most 2^30 pixels, and 2^20 a side" if is_large else error.err
         raise ValueError(f"cannot be decoded: {reason}") from error
     if image is None:
         raise ValueError(NOT_AN_IMAGE)
@@ -210,14 +213,15 @@ def check_holds(suffix: str, photo: Photo, scale: int = 1) -> None:
     if photo.alpha is not None and suffix not in HOLDS_ALPHA:
         raise ValueError(f"{suffix} holds no alpha: use one of {', '.join(HOLDS_ALPHA)}")
     height, width = (scale * side for side in photo.rgb.shape[:2])
-    if max(height, width) > (longest := LONGEST_SIDE.get(suffix, max(height, width))):
+    longest = LONGEST_SIDE.get(suffix, math.inf)
+    if max(height, width) > longest:
         raise ValueError(f"{suffix} holds {longest} pixels a side, not {width}×{height}: use .png")
 
 
 def write_photo(path: Path, photo: Photo) -> None:
     """Encodes by the file's suffix; the file is whole or absent.
 
-    A grey photo is written as grey, the mean of its channels; as RGB where it has alpha or a profile of RGB colours. A
+    A grey photo is written as grey, the mean of its channels, once or thrice as its file was; with alpha as RGBA. A
     profile of other colours than those written is left out, such as a CMYK picture's, which is RGB now; BMP holds none.
 
     Raises:
@@ -229,7 +233,7 @@ def write_photo(path: Path, photo: Photo) -> None:
     image = photo.rgb
     if photo.grey:
         image = ((image.sum(axis=2, dtype=np.uint32) + 1) // 3).astype(image.dtype)  # rounded
-        if photo.alpha is not None or (photo.icc and photo.icc[COLOUR_SPACE] == b"RGB "):
+        if photo.alpha is not None or not photo.is_one_channel:
             image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if photo.alpha is not None:
         image = np.dstack((image, photo.alpha))

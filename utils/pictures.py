@@ -41,7 +41,7 @@ def draw_comparison(
         shape: (H, W) of the high-resolution images.
     """
     left, top, side = crop
-    widths = [min(max(shape[1] / shape[0], 1 / 3), 3), *[1] * len(panels)]
+    widths = [min(max(shape[1] / shape[0], 1 / 3), 3), *[1] * len(panels)]  # a panorama would take metres
     figure, axes = plt.subplots(
         1, len(widths), figsize=(2.6 * sum(widths), 3), width_ratios=widths, layout="constrained"
     )

@@ -77,7 +77,7 @@ class Cells:
     """
 
     def __init__(
-        self, grids: Sequence[np.ndarray], positions: np.ndarray, side: int, photo_count: int, noise: float
+        self, grids: Sequence[np.ndarray], positions: np.ndarray, *, side: int, photo_count: int, noise: float
     ) -> None:
         self.positions, self.side = positions, side
         self.columns = np.array([grid.shape[1] for grid in grids])

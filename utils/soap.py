@@ -83,7 +83,7 @@ class SOAP(torch.optim.Optimizer):
 
     def _gradient_addresses(self) -> list[int]:
         """Where in memory they are: a graph that reads them there is no use once they have moved."""
-        return [p.grad.data_ptr() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return [0 if p.grad is None else p.grad.data_ptr() for group in self.param_groups for p in group["params"]]
 
     @staticmethod
     def _accumulate(state: dict, gradient: Tensor, group: dict) -> None:
