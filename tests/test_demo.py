@@ -915,7 +915,7 @@ def test_a_picture_too_large_for_memory_leaves_the_others(published, shortage, m
 def test_too_little_memory_to_score_costs_one_line(published, shortage, monkeypatch, capsys):
     monkeypatch.setattr(demo, "evaluate", Mock(side_effect=shortage))
     assert run() == 1
-    assert capsys.readouterr().err.endswith("\nerror: out of memory; take smaller pictures, or --device cpu\n")
+    assert capsys.readouterr().err.endswith("\nerror: out of memory; take smaller pictures\n")
 
 
 def test_half_precision_on_a_cpu_is_warned_of(capsys):
