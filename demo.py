@@ -707,7 +707,8 @@ def other_files(args: argparse.Namespace) -> str:
 def read_colours(path: Path) -> np.ndarray:
     """Any photo that --input takes as (H, W, 3) uint8: alpha left out, 16 bits rounded."""
     try:
-        return eight_bits(read_photo(path).rgb)
+        photo = read_photo(path)
+        return eight_bits(photo.rgb if photo.alpha is None else spread_colours(photo.rgb, photo.alpha))
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 

@@ -319,13 +319,17 @@ def lr_of_before(pending: list[Job], targets: set[Path]) -> list[str]:
             decoded[job.npy.parent].add(job.npy.stem)
     problems = []
     for hr_folder, names in decoded.items():
+        made = {}  # what was made of these images, of each scale
         for lr_folder in lr_folder_of(hr_folder, 3).parent.glob("X[0-9]*"):
-            if not (found := hr_folder_of(lr_folder)):
-                continue
-            files = natsorted(set(lr_folder.glob("[!.]*.npy")) - targets, key=str)
-            if stale := [file.name for file in files if lr_name(file, found[1], names) in names]:
+            if found := hr_folder_of(lr_folder):
+                files = natsorted(lr_folder.glob("[!.]*.npy"), key=str)
+                made[lr_folder, found[1]] = [file for file in files if lr_name(file, found[1], names) in names]
+        is_one_scale = sum(map(bool, made.values())) == 1
+        for (lr_folder, scale), files in made.items():
+            if stale := [file.name for file in files if file not in targets]:
                 what = f"{len(stale)} of its images, such as {stale[0]}, are of HR that is to be decoded anew"
-                problems.append(f"{lr_folder}: {what}; delete them, and make them again by --make-lr {found[1]}")
+                advice = f"give --make-lr {scale}" if is_one_scale else f"delete them, then give --make-lr {scale}"
+                problems.append(f"{lr_folder}: {what}; {advice}, to make them anew too")
     return problems
 
 

@@ -149,9 +149,14 @@ def test_lr_that_was_made_of_a_photo_that_changed_is_named(div2k, tmp_path, caps
     assert decode(div2k) == decode(div2k, "--make-lr", "3") == 1
     x2, x3, x2_again = capsys.readouterr().err.splitlines()[-3:]  # with --make-lr 3 those of X3 are made anew
     assert "X2: 1 of its images, such as 0001x2.npy, are of HR that is to be decoded anew; delete them" in x2
-    assert x2_again == x2 and x3.endswith("delete them, and make them again by --make-lr 3")
+    assert x2_again == x2 and x3.endswith("delete them, then give --make-lr 3, to make them anew too")
     assert [file.read_bytes() for file in sorted((tmp_path / "DIV2K_decoded").rglob("*.npy"))] == before
     (tmp_path / "DIV2K_decoded/DIV2K_train_LR_bicubic/X2/0001x2.npy").unlink()
+    assert decode(div2k, "--make-lr", "3") == 0
+    os.utime(div2k / "DIV2K_train_HR/0002.png", (1, 1))
+    shutil.rmtree(tmp_path / "DIV2K_decoded/DIV2K_train_LR_bicubic/X2")
+    capsys.readouterr()
+    assert decode(div2k) == 1 and "decoded anew; give --make-lr 3, to make them anew too" in capsys.readouterr().err
     assert decode(div2k, "--make-lr", "3") == decode(div2k, "--make-lr", "2") == 0
     assert png2npy.main(["--check", str(tmp_path / "DIV2K_decoded")]) == 0
 
