@@ -75,8 +75,7 @@ class Ranks:
 
         Unlike processors round unlike, and what an optimiser makes of that (eigenbases, signs) grows apart.
         """
-        tensors = list(tensors)
-        if self.world == 1 or not tensors:
+        if self.world == 1 or not (tensors := list(tensors)):  # in this order: a walk at every step is slow
             return
         values = torch.cat([tensor.flatten() for tensor in tensors])
         dist.broadcast(values, 0)
