@@ -705,7 +705,7 @@ def other_files(args: argparse.Namespace) -> str:
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """Any photo that --input takes as (H, W, 3) uint8: alpha left out, what it hides as in upscaling, 16 bits rounded."""
+    """Any photo that --input takes as (H, W, 3) uint8: alpha left out (what it hides, filled), 16 bits rounded."""
     try:
         photo = read_photo(path)
         return eight_bits(photo.rgb if photo.alpha is None else spread_colours(photo.rgb, photo.alpha))

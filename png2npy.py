@@ -173,7 +173,7 @@ def convert(job: Job) -> str | None:
             height, width = read_array(job.hr, mmap_mode="r").shape[:2]
         if job.lr_scale and (height % job.lr_scale or width % job.lr_scale):
             is_older = job.multiple % job.lr_scale == 0  # else it was cropped above
-            advice = f"delete {job.hr}, which was decoded before, and its LR" if is_older else "crop it"
+            advice = "it was decoded before, so use another --pathTo" if is_older else "crop it"
             return f"{job.image}: {width}×{height} is not a multiple of {job.lr_scale}; {advice}"
         array = np.ascontiguousarray(array[:height, :width])
         if job.lr_scale:
