@@ -666,15 +666,21 @@ def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Nam
 
 
 def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
-    """Upscales --input into --output; returns the exit code, 1 where an image failed."""
+    """Upscales --input into --output; returns the exit code, 1 where an image failed.
+
+    Of a folder or a pattern, images whose output exists are done, so that a stopped run goes on where it was.
+    """
     jobs = upscaling_jobs(args.input, args.output, args.format)
-    problems, written, megapixels, started = [], 0, 0.0, time.monotonic()
+    problems, written, kept, megapixels, started = [], 0, 0, 0.0, time.monotonic()
     bar = tqdm(jobs, unit="image")
     for source, target in bar:
         try:
             if target.exists() and target.samefile(source):
                 raise DataError(f"{target} is the input itself; write somewhere else")
             if target.exists() and not args.overwrite:
+                if not args.input.is_file():
+                    kept += 1
+                    continue
                 raise DataError(f"{target} exists; --overwrite replaces it")
             photo = read_photo(source)
             check_holds(target.suffix.lower(), photo, scale)
@@ -690,7 +696,8 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
                 problems[-1] += "; those after it were not tried"
                 break
     where = jobs[0][1] if len(jobs) == 1 else args.output
-    print(f"{written} written, {len(problems)} failed{other_files(args)}: {where}")
+    before = f", {kept} there before (--overwrite replaces them)" if kept else ""
+    print(f"{written} written{before}, {len(problems)} failed{other_files(args)}: {where}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -707,6 +707,17 @@ def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
     assert read_rgb(Path("out.png")).shape == (24, 27, 3)
 
 
+def test_a_folder_upscaled_again_goes_on_where_it_was(set5, capsys):
+    Path("out").mkdir()
+    Path("out/babyx3.png").write_text("done")
+    flags = ["--input", "Set5/LRbicx3", "--output", "out"]
+    assert run(*flags) == 0
+    assert "4 written, 1 there before (--overwrite replaces them), 0 failed: out" in capsys.readouterr().out
+    assert Path("out/babyx3.png").read_text() == "done"
+    assert run(*flags, "--overwrite") == 0
+    assert read_rgb(Path("out/babyx3.png")).shape == (24, 27, 3)
+
+
 @pytest.mark.parametrize("share", (None, 0.25, 0.5))
 def test_teaching_replaces_training_images_by_the_network_s_or_averages_them(share, published, decoded, capsys):
     flags = ["--teach", decoded, "--output", "taught", "--model", "IMDN_RTC"]
