@@ -25,7 +25,7 @@ from natsort import natsorted
 from torch import Tensor
 
 from utils.bicubic import imresize
-from utils.images import list_images, read_rgb
+from utils.images import list_images, other_files, read_rgb
 from utils.layout import is_training_hr, is_validation_hr, lr_folder_of, lr_name, read_array, what_is_wrong
 from utils.patterns import unlike_photos
 from utils.sampling import CELL, Cells, detail_of, random_uniform
@@ -95,10 +95,14 @@ def find_pairs(root: Path, split: str, scale: int) -> list[Pair]:
             f"{split} images in {hr_folder} have no partners in {lr_folder}; png2npy.py --make-lr {scale} makes them,"
             " in a --pathTo of its own"
         )
-    for have, want, where in ((hr_files, lr_files, lr_folder), (lr_files, hr_files, hr_folder)):
+    sides = ((hr_files, hr_folder), (lr_files, lr_folder))
+    for (have, folder), (want, where) in (sides, sides[::-1]):
         if missing := natsorted(have.keys() - want.keys()):
             named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise DataError(f"{split} images without a partner in {where}: {named}")
+            raise DataError(
+                f"{split} images of {folder} without a partner in {where}: {named}; decode them again (png2npy.py), or"
+                " delete them"
+            )
     return [Pair(stem, lr_files[stem], hr_files[stem]) for stem in natsorted(hr_files)]
 
 
@@ -128,7 +132,7 @@ def images_of(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder} is not a folder")
     if not (files := list_images(folder)):
         below = natsorted(str(f) for f in folder.iterdir() if f.is_dir() and list_images(f))
-        raise DataError(f"{folder} holds no images" + (f"; {below[0]} does" if below else ""))
+        raise DataError(f"{folder} holds no images" + (f"; {below[0]} does" if below else other_files(folder)))
     return by_name(files)
 
 
@@ -167,7 +171,8 @@ class Draws:
 
 
 def describe(pair: Pair) -> str:
-    return " and ".join(str(source) for source in (pair.hr, pair.lr) if isinstance(source, Path)) or "in memory"
+    files = [str(source) for source in (pair.hr, pair.lr) if isinstance(source, Path)]
+    return " and ".join(files) or f"{pair.name} of scikit-image"
 
 
 def check_sizes(pair: Pair, lr: Sequence[int], hr: Sequence[int], scale: int, split: str) -> None:
@@ -540,13 +545,13 @@ def sr_files(folder: Path, benchmark: BenchmarkSet) -> dict[str, Path]:
     return files
 
 
-def read_named(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image file.
+def read_named(path: Path, read: Callable = read_rgb):
+    """An image file by `read`: by default (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: not an image that `read_rgb` takes; named.
+        DataError: not an image that `read` takes; named.
     """
     try:
-        return read_rgb(path)
+        return read(path)
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -42,6 +42,7 @@ from dataset import (
     downscaled,
     find_pairs,
     open_array,
+    read_named,
     read_sr,
 )
 from models import MODELS, build_model, complete_hyperparameters
@@ -52,10 +53,10 @@ from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
 from utils.export import OnnxNetwork, export_onnx
-from utils.files import CANNOT_WRITE, atomic_path, check_writable, files_below, is_made_from, is_output
+from utils.files import CANNOT_WRITE, atomic_path, check_writable, is_made_from, is_output
 from utils.flags import FlagParser, at_least_1, first_line, number_that, stop, warn
 from utils.hardware import check_device
-from utils.images import IMAGE_SUFFIXES, list_images, write_rgb
+from utils.images import IMAGE_SUFFIXES, list_images, other_files, write_rgb
 from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
@@ -327,19 +328,21 @@ def published_file(args: argparse.Namespace) -> Path:
     named = {"model": args.model, **sizes(args)}
     if not (wanted := {key: value for key, value in named.items() if value is not None}):
         return DEFAULT_CHECKPOINT
-    found = [file for file in published_files() if wanted.items() <= described_network(file).items()]
+    networks = {file: described_network(file) for file in published_files()}
+    found = [file for file, network in networks.items() if wanted.items() <= network.items()]
     if DEFAULT_CHECKPOINT in found:
         return DEFAULT_CHECKPOINT
     if args.scale is None:
-        found = [file for file in found if described_network(file).get("scale") == 3] or found
+        found = [file for file in found if networks[file].get("scale") == 3] or found
     if len(found) == 1:
         return found[0]
     if found:
         how_many, these = "several", f"--model, --nf, --modules and --scale choose among {names_of(found)}"
     else:
-        in_common = {file: len(wanted.items() & described_network(file).items()) for file in published_files()}
+        in_common = {file: len(wanted.items() & network.items()) for file, network in networks.items()}
         nearest = [file for file, count in in_common.items() if count == max(in_common.values())]
-        how_many, these = "no", f"the nearest are {names_of(nearest)}"
+        is_near = any(in_common.values())
+        how_many, these = "no", f"the nearest are {names_of(nearest)}" if is_near else "--all lists what it holds"
     raise CheckpointError(
         f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; {these}; --checkpoint names other files,"
         " --cost-only needs none"
@@ -495,7 +498,14 @@ def to_json(result: dict) -> str:
 
 
 def published_files() -> list[Path]:
-    files = natsorted(PUBLISHED.glob("[!.]*.safetensors"))
+    """The weights in checkpoint/; what cannot be read is told of and left out."""
+    files = []
+    for file in natsorted(PUBLISHED.glob("[!.]*.safetensors")):
+        try:
+            read_weights(file)
+            files.append(file)
+        except CheckpointError as error:
+            warn(f"left out: {error}")
     if not files:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
     return files
@@ -637,7 +647,7 @@ def upscaling_jobs(source: Path, target: Path, format: str | None = None) -> lis
     else:
         raise DataError(f"--input {source} does not exist")
     if not files:
-        raise DataError(f"--input {source} holds no images")
+        raise DataError(f"--input {source} holds no images{other_files(source, target)}")
     if target.is_file() or (target.suffix.lower() in IMAGE_SUFFIXES and not target.is_dir()):
         raise DataError(f"--input is several images, so --output {target} must be a folder, not a file")
     jobs = [(file, target / file.relative_to(root or file.parent)) for file in files]
@@ -668,7 +678,7 @@ def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Nam
 def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
     """Upscales --input into --output; returns the exit code, 1 where an image failed.
 
-    Of a folder or a pattern, images whose output exists are done, so that a stopped run goes on where it was.
+    Of a folder or a pattern, images that an earlier run wrote are done, so that a stopped run goes on where it was.
     """
     jobs = upscaling_jobs(args.input, args.output, args.format)
     problems, written, kept, megapixels, started = [], 0, 0, 0.0, time.monotonic()
@@ -678,14 +688,14 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             if target.exists() and target.samefile(source):
                 raise DataError(f"{target} is the input itself; write somewhere else")
             if target.exists() and not args.overwrite:
-                if not args.input.is_file():
+                if not args.input.is_file() and is_made_from(target, source):
                     kept += 1
                     continue
                 raise DataError(f"{target} exists; --overwrite replaces it")
             photo = read_photo(source)
             check_holds(target.suffix.lower(), photo, scale)
             larger = upscale_photo(model, scale, photo, args)
-            write_photo(target, larger)
+            write_photo(target, larger, made_from=source)
             written += 1
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
             bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
@@ -695,29 +705,21 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             if getattr(error, "errno", None) in CANNOT_WRITE:
                 problems[-1] += "; those after it were not tried"
                 break
+        except KeyboardInterrupt:
+            stop("" if args.input.is_file() else f"{written} written; the same command goes on where it was")
     where = jobs[0][1] if len(jobs) == 1 else args.output
-    before = f", {kept} there before (--overwrite replaces them)" if kept else ""
-    print(f"{written} written{before}, {len(problems)} failed{other_files(args)}: {where}")
+    before = f", {kept} done before" if kept else ""
+    others = other_files(args.input, args.output) if args.input.is_dir() else ""
+    print(f"{written} written{before}, {len(problems)} failed{others}: {where}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
-def other_files(args: argparse.Namespace) -> str:
-    """How many files of an --input folder are left out for their suffix, and which these are."""
-    files = files_below(args.input) if args.input.is_dir() else ()
-    others = [f for f in files if not is_output(f, args.input, args.output)]
-    suffixes = [f.suffix.lower() or f.name for f in others if f.suffix.lower() not in IMAGE_SUFFIXES]
-    return f", {len(suffixes)} left out ({', '.join(natsorted(set(suffixes)))})" if suffixes else ""
-
-
 def read_colours(path: Path) -> np.ndarray:
     """Any photo that --input takes as (H, W, 3) uint8: alpha left out (what it hides, filled), 16 bits rounded."""
-    try:
-        photo = read_photo(path)
-        return eight_bits(photo.rgb if photo.alpha is None else spread_colours(photo.rgb, photo.alpha))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    photo = read_named(path, read_photo)
+    return eight_bits(photo.rgb if photo.alpha is None else spread_colours(photo.rgb, photo.alpha))
 
 
 @torch.inference_mode()

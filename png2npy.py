@@ -30,7 +30,7 @@ from utils.bicubic import imresize
 from utils.cores import usable_cores
 from utils.files import CANNOT_WRITE, check_writable, is_made_from, is_output
 from utils.flags import FlagParser, at_least_1, number_that, stop, warn
-from utils.images import list_images, read_rgb
+from utils.images import list_images, other_files, read_rgb
 from utils.layout import (
     TEACHER,
     arrays_below,
@@ -183,8 +183,10 @@ def convert(job: Job) -> str | None:
         if error.errno in CANNOT_WRITE:
             raise
         return f"{job.image}: {error}"
-    except (ValueError, EOFError, MemoryError) as error:
-        return f"{job.image}: {str(error) or 'out of memory; take fewer --workers'}"
+    except MemoryError:
+        return f"{job.image}: out of memory; take fewer --workers"
+    except (ValueError, EOFError) as error:
+        return f"{job.image}: {error}"
     return None
 
 
@@ -285,11 +287,15 @@ def decode(args: argparse.Namespace) -> int:
     if (args.pathTo / TEACHER).exists():
         return report([f"--pathTo {args.pathTo} holds the images of a teacher; give another folder"])
     whole = jobs = decoding_jobs(args.pathFrom, args.pathTo)
+    others = other_files(args.pathFrom, args.pathTo)
     if not jobs:
-        return report([f"no image found in {args.pathFrom}; it needs folders such as DIV2K_train_HR"])
+        remedy = "convert them to PNG" if others else "it needs folders such as DIV2K_train_HR"
+        return report([f"no image found in {args.pathFrom}{others}; {remedy}"])
     if args.make_lr:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
-            return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR"])
+            above = args.pathFrom.resolve()
+            instead = f"; give the one above it: --pathFrom {above.parent}" if above.name.endswith("_HR") else ""
+            return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR{instead}"])
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
             return report([f"--shrink: {args.pathFrom} holds validation images alone"])
         jobs = with_lr_jobs(jobs, args.make_lr)
@@ -305,7 +311,7 @@ def decode(args: argparse.Namespace) -> int:
         raise OSError(f"{error}; the same command goes on where it was") from error
     done = len(jobs) - len(pending)
     failed = len(set(problems))  # images: where HR cannot be read, its LR failed for the same reason
-    print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed: {args.pathTo}")
+    print(f"{len(pending) - len(problems)} written, {done} done before, {failed} failed{others}: {args.pathTo}")
     tell_sets(args.pathTo)
     tell_leftovers([*whole, *jobs], args.pathTo)
     return report(problems)

@@ -68,6 +68,7 @@ from utils.flags import (
     not_negative,
     number_that,
     positive,
+    quoted,
     stop,
     warn,
 )
@@ -308,7 +309,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     try:
         state = load_state(args.resume)
     except CheckpointError as error:
-        parser.error(f"--resume: {error}")
+        best = args.resume.with_name("best.pth")
+        instead = f"; --resume {quoted(best)} goes on from the best epoch" if best.exists() else ""
+        parser.error(f"--resume: {error}{instead * (best != args.resume)}")
     args = resumed_args(parser, args, state)
     complete_args(parser, args)
     return args, state
@@ -459,7 +462,10 @@ def open_data(args: argparse.Namespace) -> Sets:
             moved = "; where the resumed run's sets lie elsewhere now, name them all by --data" if args.resume else ""
             raise DataError(why_empty(without[0], args.scale) + moved)
         if not any(pairs for pairs, _ in sets["validation"]):
-            raise DataError(f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR")
+            raise DataError(
+                f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR; move some"
+                " photos into one, and decode them"
+            )
     options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}
     training = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
     validation = PairedPatches(
@@ -485,6 +491,8 @@ def why_empty(root: Path, scale: int) -> str:
         return f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\nor {instead}"
     if not root.is_dir():
         return f"--data {root} is not a folder"
+    if root.resolve().name.endswith("_HR") and any(root.glob("[!.]*.npy")):
+        return f"--data {root} is one folder of a set; name the one above it: --data {quoted(root.resolve().parent)}"
     if sets := sets_below(root):
         return f"--data {root} holds sets in folders of their own; name them: --data {shlex.join(map(str, sets))}"
     if list_images(root, recursive=True):
@@ -509,7 +517,7 @@ def is_enough(root: Path, scale: int) -> bool:
 
 def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
     """Whether the compiled convs of models/chain.py, in NCHW, are the faster ones for this run."""
-    is_narrow = sizes(args)["nf"] < chain.WIDE
+    is_narrow = args.nf < chain.WIDE
     is_separable = any(isinstance(layer, SeparableConv) for layer in model.modules())
     return args.device == "cpu" and not args.bf16 and not args.compile and (is_narrow or is_separable)
 
@@ -522,7 +530,8 @@ def is_faster_in_channels_last(model: nn.Module, args: argparse.Namespace) -> bo
 
 def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
     """uint8 -> [0, 1] on the device, in its memory format."""
-    image = batch.to(args.device, non_blocking=True) / 255
+    # elsewhere than on CUDA the copy may read memory that is freed by then (pytorch/pytorch#189690, of Apple's GPUs)
+    image = batch.to(args.device, non_blocking=args.device.startswith("cuda")) / 255
     return image if args.channels_last else image.contiguous()
 
 
@@ -706,7 +715,11 @@ class Gradients:
 
     def compute(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
         lr, hr = (to_float(part, self.args) for part in batch)
-        loss = LOSSES[self.args.loss](self.called(lr), hr)
+        sr = self.called(lr)
+        if sr.shape != hr.shape:  # which losses would broadcast
+            name, made = type(self.model).__name__, f"makes {tuple(sr.shape)} of {tuple(lr.shape)}"
+            raise TrainingError(f"{name} {made}, not {tuple(hr.shape)}: RGB, --scale {self.args.scale} times as large")
+        loss = LOSSES[self.args.loss](sr, hr)
         self.model.zero_grad()
         loss.backward()
         if self.args.clip:
@@ -759,7 +772,7 @@ def train_epoch(
 def diverged(what: str, epoch: int, args: argparse.Namespace) -> TrainingError:
     """The error of a run that is lost, and how to go on from what was saved before."""
     states = [args.save_dir / name for name in ("last.pth", "best.pth")]
-    names = " or ".join(shlex.quote(str(state)) for state in states if state.exists())
+    names = " or ".join(quoted(state) for state in states if state.exists())
     kept = f"go on by --resume {names}" if names else "start again"
     return TrainingError(f"{what} in epoch {epoch}; {kept} with a lower --lr, or with --clip 1")
 
@@ -796,7 +809,7 @@ class Run:
             network of other sizes or scale came first, which one, the iterations up to its end (None: it does not
             say) and what came before it in turn.
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
-        seconds: of this run's earlier legs.
+        seconds: of this run so far, all its legs.
         trained_on: `mark_of` the training images; None in states of before it was noted.
         validated_on: names of the validation images, which the best is the best on.
         start_psnr_db: of the weights that --init names, on the same images; None without such weights.
@@ -874,19 +887,20 @@ def check_can_go_on(run: Run, state: dict | None, ranks: Ranks, args: argparse.N
     if ranks.is_first and state is None and (args.save_dir / "last.pth").exists():
         raise TrainingError(
             f"{args.save_dir} holds another run; delete it, give another --save-dir, or go on with it:"
-            f" --resume {shlex.quote(f'{args.save_dir}/last.pth')}"
+            f" --resume {quoted(args.save_dir / 'last.pth')}"
         )
     best = [file for name in ("best.safetensors", "best.pth") if (file := args.save_dir / name).exists()]
     # a run that --resume auto started may have been killed after best.*, before its first last.pth and log
     was_killed = args.is_auto and not (args.save_dir / "log.jsonl").exists()
     if ranks.is_first and state is None and best and not was_killed:
-        raise TrainingError(f"{best[0]} would be replaced; move it, or give another --save-dir")
+        resume = f", or go on with it: --resume {quoted(best[-1])}" if best[-1].suffix == ".pth" else ""
+        raise TrainingError(f"{best[0]} would be replaced; move it, or give another --save-dir{resume}")
     if run.epoch >= args.epochs:
         took = f" after {run.seconds / 60:.3g} minutes, which --minutes counts" if args.minutes else ""
         more = "--minutes that hold another epoch" if args.minutes else "--epochs above that"
         raise TrainingError(
             f"this run has ended at epoch {run.epoch}{took}; give {more} to go on, or start another from its"
-            f" weights: --init {shlex.quote(f'{args.save_dir}/best.safetensors')} with its own --save-dir and --seed"
+            f" weights: --init {quoted(args.save_dir / 'best.safetensors')} with its own --save-dir and --seed"
         )
     log = args.save_dir / "log.jsonl"
     if ranks.is_first and state and log.exists() and (later := len(log.read_text().splitlines()) - run.epoch) > 0:
@@ -917,7 +931,8 @@ def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets,
     """Prints the network, its cost (GFLOPs, M parameters), the hardware, the images and the share of each set."""
     name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
-    missing = "" if sets.set5 else f"; no folder {args.set5}, so Set5 is not scored (python demo.py fetches it)"
+    fetch = " (python demo.py fetches it)" if args.set5.name == "Set5" else ""
+    missing = "" if sets.set5 else f"; no folder {args.set5}, so Set5 is not scored{fetch}"
     print(f"{sets.training.photo_count} training and {len(sets.validation.pairs)} validation images{missing}")
     if small := sets.training.left_out:
         print(f"{len(small)} more are smaller than --patch {args.patch} and left out, such as {describe(small[0])}")
@@ -1215,11 +1230,7 @@ def train_or_stop(args: argparse.Namespace, state: dict | None, ranks: Ranks) ->
         sys.exit(f"error: rank {ranks.rank} of {ranks.world} stopped: {first_line(error)}")
     except KeyboardInterrupt:
         file = args.save_dir / "last.pth"
-        stop(
-            f"go on with: python train.py --resume {shlex.quote(str(file))}"
-            if file.exists()
-            else "nothing was saved yet"
-        )
+        stop(f"go on with: python train.py --resume {quoted(file)}" if file.exists() else "nothing was saved yet")
 
 
 if __name__ == "__main__":

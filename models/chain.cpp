@@ -5,7 +5,7 @@
 // - separable: depthwise maps are multiplied from a buffer. Backward computes them again.
 // - plain: six products for every four rows, on sums of rows (Winograd's minimal filtering down the columns), take half
 //   of the multiplications. Their error is about 1e-6 of the largest of those rows; what is not finite spreads over them.
-// Forward shares out images, or the bands of a single one; backward images alone, and holds one stage's gradient.
+// Forward shares out images, or the bands of a few; backward images alone, and holds one stage's gradient.
 //
 // Built by utils/native.py, called by models/chain.py.
 

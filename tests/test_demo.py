@@ -482,7 +482,8 @@ def test_flags_that_make_no_sense_get_one_line(flags, says, capsys):
     ("flags", "says"),
     [
         (["--checkpoint", "none.safetensors"], "none.safetensors does not exist"),
-        (["--nf", "12"], "holds no weights of nf=12; the nearest are tiny"),
+        (["--nf", "12"], "holds no weights of nf=12; --all lists what it holds"),
+        (["--model", "IMDN_RTC", "--nf", "12"], "holds no weights of model=IMDN_RTC nf=12; the nearest are tiny"),
         (["--checkpoint", "Set5"], "Set5 is a folder; give a file"),
         (["--checkpoint", "model.onnx"], "model.onnx cannot be read as a checkpoint: it is for demo.py --backend onnx"),
         (["--set5", "nowhere"], "nowhere is not a folder; a Set5 folder holds LRbicx3/"),
@@ -585,7 +586,7 @@ def test_one_image_that_fails_does_not_stop_the_folder(set5, monkeypatch, capsys
 
 
 def test_a_full_disk_stops_the_folder(set5, monkeypatch, capsys):
-    def fail(path, photo):
+    def fail(path, photo, made_from):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     write_rgb(Path("out/babyx3.png"), smooth_image(8, 9))
@@ -707,15 +708,38 @@ def test_existing_outputs_are_kept_without_overwrite(set5, capsys):
     assert read_rgb(Path("out.png")).shape == (24, 27, 3)
 
 
+def test_a_damaged_file_in_checkpoint_is_left_out(set5, published, capsys):
+    (published / "broken.safetensors").write_bytes((published / "tiny.safetensors").read_bytes()[:99])
+    assert run("--all") == 0
+    out, err = capsys.readouterr()
+    assert (
+        "| IMDN_RTC |" in out
+        and err.count("warning: left out: ") == err.count("broken.safetensors cannot be read") == 1
+    )
+    assert run("--model", "IMDN_RTC") == 0
+
+
+def test_an_interrupted_folder_goes_on_where_it_was(set5, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "read_photo", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit, match="^130$"):
+        run("--input", "Set5/LRbicx3", "--output", "out")
+    assert "stopped; 0 written; the same command goes on where it was" in capsys.readouterr().err
+
+
 def test_a_folder_upscaled_again_goes_on_where_it_was(set5, capsys):
-    Path("out").mkdir()
-    Path("out/babyx3.png").write_text("done")
     flags = ["--input", "Set5/LRbicx3", "--output", "out"]
     assert run(*flags) == 0
-    assert "4 written, 1 there before (--overwrite replaces them), 0 failed: out" in capsys.readouterr().out
-    assert Path("out/babyx3.png").read_text() == "done"
+    Path("out/babyx3.png").unlink()
+    Path("out/birdx3.png").write_text("mine")
+    os.utime("Set5/LRbicx3/headx3.png", (0, 0))  # changed since
+    capsys.readouterr()
+    assert run(*flags) == 1
+    out, err = capsys.readouterr()
+    assert "1 written, 2 done before, 2 failed: out" in out
+    assert all(f"out/{name}x3.png exists; --overwrite replaces it" in err for name in ("bird", "head"))
+    assert Path("out/birdx3.png").read_text() == "mine"
     assert run(*flags, "--overwrite") == 0
-    assert read_rgb(Path("out/babyx3.png")).shape == (24, 27, 3)
+    assert run(*flags) == 0 and "0 written, 5 done before, 0 failed: out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("share", (None, 0.25, 0.5))

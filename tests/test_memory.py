@@ -54,6 +54,7 @@ def test_huge_pages_are_asked_for_on_linux_alone(monkeypatch):
         (RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory."), MemoryError),
         (RuntimeError("CUDA error: out of memory"), MemoryError),
         (MemoryError(), MemoryError),
+        (MemoryError("Unable to allocate 909. TiB for an array with shape (1,) and data type uint8"), MemoryError),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MemoryError),
         (RuntimeError("CUDA error: no kernel image is available"), RuntimeError),
     ),

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -305,7 +306,22 @@ def interrupt(*_):
 def test_no_image_is_an_error(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert decode(tmp_path / "empty") == 1
-    assert "no image found" in capsys.readouterr().err
+    assert re.search("no image found in .*; it needs folders such as", capsys.readouterr().err)
+    (tmp_path / "empty/a.HEIC").touch()
+    assert decode(tmp_path / "empty") == 1
+    assert re.search("no image found in .*, 1 left out \\(.heic\\); convert them", capsys.readouterr().err)
+
+
+def test_files_of_other_kinds_are_counted(div2k, capsys):
+    for name in ("a.gif", "b.heic", ".hidden"):
+        (div2k / "DIV2K_train_HR" / name).touch()
+    assert decode(div2k) == 0
+    assert "0 failed, 2 left out (.gif, .heic): " in capsys.readouterr().out
+
+
+def test_a_folder_within_a_set_is_told_of(div2k, capsys):
+    assert decode(div2k / "DIV2K_train_HR", "--make-lr", "3") == 1
+    assert f"give the one above it: --pathFrom {div2k.resolve()}\n" in capsys.readouterr().err
 
 
 def test_a_missing_folder_is_an_error(tmp_path, capsys):

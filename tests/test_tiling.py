@@ -143,17 +143,39 @@ def test_the_margin_covers_what_a_pixel_depends_on(name):
     assert middle - reached.min() <= margin and reached.max() - middle <= margin
 
 
-@pytest.mark.parametrize("length", range(60, 300, 7))
-def test_spans_overlap_enough_and_their_weights_add_up_to_one(length):
-    spans = plan_spans(length, 60, margin=10, blend=8)
-    total = torch.zeros(3 * length)
-    for span in spans:
-        assert 0 <= span.start < span.stop <= length and span.stop - span.start <= 60
-        total[3 * span.start : 3 * span.stop] += span.weights(3)
-    torch.testing.assert_close(total, torch.ones(3 * length))
-    assert spans[0].start == 0 and spans[-1].stop == length
-    for one, two in zip(spans, spans[1:]):
-        assert one.after == two.before and two.start + 10 <= one.after[0] and one.after[1] <= one.stop - 10
+@pytest.mark.parametrize(("longest", "margin"), ((60, 10), (25, 0), (25, 1), (25, 2)))  # 60, and the shortest
+def test_spans_overlap_enough_and_their_weights_add_up_to_one(longest, margin):
+    for length in range(longest, 300):
+        spans = plan_spans(length, longest, margin, blend=8)
+        total = torch.zeros(3 * length)
+        for span in spans:
+            assert 0 <= span.start < span.stop <= length and span.stop - span.start <= longest
+            total[3 * span.start : 3 * span.stop] += span.weights(3)
+        torch.testing.assert_close(total, torch.ones(3 * length))
+        assert spans[0].start == 0 and spans[-1].stop == length
+        for one, two in zip(spans, spans[1:]):
+            assert one.after == two.before
+            assert two.start + margin <= one.after[0] and one.after[1] <= one.stop - margin
+
+
+@pytest.mark.parametrize("margin", (0, 1))
+def test_tiles_so_short_that_their_blending_would_overlap_are_an_error(margin):
+    with pytest.raises(ValueError, match="a tile of 21 .* at least 25"):
+        plan_spans(33, 21, margin, blend=8)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    (
+        (np.zeros((4, 4), np.uint8), "the image is uint8 \\(4, 4\\), not"),
+        (np.zeros((4, 4, 4), np.uint8), "the image is uint8 \\(4, 4, 4\\), not"),
+        (np.zeros((4, 4, 3), np.float32), "the image is float32 \\(4, 4, 3\\), not"),
+        (np.zeros((4, 4, 3), np.uint8), "makes \\(1, 3, 12, 12\\) of \\(1, 3, 4, 4\\), not \\(1, 3, 8, 8\\)"),
+    ),
+)
+def test_arrays_and_scales_that_do_not_fit_are_errors(image, says):
+    with pytest.raises(ValueError, match=says):
+        super_resolve(small_conv(), image, 2)
 
 
 def test_a_tile_within_its_overlaps_is_an_error():

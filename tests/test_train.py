@@ -515,6 +515,29 @@ def test_a_validation_of_nan_ends_the_run_and_is_not_saved(decoded, tmp_path, mo
     assert not list(tmp_path.glob("*.pth"))
 
 
+def test_a_damaged_state_points_to_the_one_beside_it(decoded, tmp_path, capsys):
+    run(decoded, tmp_path, "--epochs", "1")
+    for name, remedy in (("last.pth", "; --resume .*/best.pth goes on from the best epoch$"), ("best.pth", "short$")):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+        with pytest.raises(SystemExit):
+            train.main(["--resume", str(tmp_path / name)])
+        assert re.search(remedy, capsys.readouterr().err, re.MULTILINE)
+
+
+@pytest.mark.parametrize("outputs", (3 * 2**2, 3**2))  # of scale 2, and grey
+def test_a_network_of_one_s_own_must_make_rgb_of_the_scale(outputs, decoded, tmp_path, monkeypatch):
+    class Wrong(torch.nn.Sequential):
+        def __init__(self, nf: int = 8, num_modules: int = 1, scale: int = 3) -> None:
+            shuffle = torch.nn.PixelShuffle(math.isqrt(outputs // (3 if outputs == 12 else 1)))
+            super().__init__(torch.nn.Conv2d(3, outputs, 1), shuffle)
+
+    monkeypatch.setitem(train.MODELS, "Wrong", Wrong)
+    made = "2, 3, 16, 16" if outputs == 12 else "2, 1, 24, 24"
+    says = rf"^error: Wrong makes \({made}\) of \(2, 3, 8, 8\), not \(2, 3, 24, 24\): RGB, --scale 3 times as large$"
+    with pytest.raises(SystemExit, match=says):
+        run(decoded, tmp_path, "--model", "Wrong")
+
+
 def test_weights_that_give_nan_are_not_gone_on_from(decoded, tmp_path):
     network = build_model("IMDN_dw", nf=8, num_modules=1)
     torch.nn.utils.vector_to_parameters(torch.full((30000,), 1e30), network.parameters())  # finite, unlike its output
@@ -532,7 +555,9 @@ def test_weights_in_the_way_are_not_replaced(decoded, tmp_path, name, flags):
     for file in (name, "log.jsonl"):
         shutil.copy(tmp_path / "first" / file, tmp_path)
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(SystemExit, match=f"error: .*{name} would be replaced; move it, or give another --save-dir"):
+    says = f"error: .*{name} would be replaced; move it, or give another --save-dir"
+    says += f", or go on with it: --resume .*{name}$" if name == "best.pth" else "$"
+    with pytest.raises(SystemExit, match=says):
         run(decoded, tmp_path, "--epochs", "1", *flags)
     assert (tmp_path / name).read_bytes() == before
     (tmp_path / "log.jsonl").unlink()  # a job that was killed in its first save

@@ -4,8 +4,10 @@ import argparse
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -70,6 +72,11 @@ def stop(hint: str = "") -> NoReturn:
     """Ends the process as Ctrl-C does elsewhere: one line, exit code 130."""
     print(f"stopped; {hint}" if hint else "stopped", file=sys.stderr)
     sys.exit(130)
+
+
+def quoted(path: Path) -> str:
+    """As a shell takes it in a command, Windows' too, where backslashes would call for quotes that it does not know."""
+    return shlex.quote(path.as_posix())
 
 
 def first_line(error: BaseException) -> str:

@@ -22,11 +22,15 @@ def hardware(device: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError with one line where PyTorch does not compute on this device."""
+    """Raises ValueError with one sentence where PyTorch does not compute on this device."""
+    try:
+        torch.device(device)
+    except RuntimeError as error:  # which lists some twenty
+        raise ValueError("no device of PyTorch; take cpu, cuda or cuda:1, say") from error
     try:
         torch.ones(1, device=device).item()  # a GPU that PyTorch has no kernels for still makes empty tensors
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(first_line(error)) from error
+        raise ValueError(first_line(error).partition(". ")[0]) from error
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from utils.files import files_below
+from utils.files import files_below, is_output
 from utils.photo import IMAGE_SUFFIXES, Photo, read_photo, write_photo
 
 
@@ -16,6 +16,15 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
         (p for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()),
         key=str,
     )
+
+
+def other_files(folder: Path, output: Path | None = None) -> str:
+    """How many files of a tree are left out for their suffix, and which these are, to be put behind other counts; those
+    of an `output` inside it do not count.
+    """
+    files = [file for file in files_below(folder) if not is_output(file, folder, output or folder)]
+    suffixes = [file.suffix.lower() or file.name for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
+    return f", {len(suffixes)} left out ({', '.join(natsorted(set(suffixes)))})" if suffixes else ""
 
 
 def read_rgb(path: Path) -> np.ndarray:

@@ -44,6 +44,7 @@ def memory_shortage(advice: str) -> Iterator[None]:
 def is_memory_shortage(error: Exception) -> bool:
     """Whether memory ended: PyTorch's error of a GPU, a MemoryError without text, or one whose text says so."""
     said = ("DefaultCPUAllocator", "CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
+    said += ("Unable to allocate",)  # NumPy's
     is_bare = isinstance(error, MemoryError) and not str(error)
     return is_bare or isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 

@@ -218,8 +218,8 @@ def check_holds(suffix: str, photo: Photo, scale: int = 1) -> None:
         raise ValueError(f"{suffix} holds {longest} pixels a side, not {width}×{height}: use .png")
 
 
-def write_photo(path: Path, photo: Photo) -> None:
-    """Encodes by the file's suffix; the file is whole or absent.
+def write_photo(path: Path, photo: Photo, made_from: Path | None = None) -> None:
+    """Encodes by the file's suffix; the file is whole or absent, and has the modification time of `made_from`.
 
     A grey photo is written as grey, the mean of its channels, once or thrice as its file was; with alpha as RGBA. A
     profile of other colours than those written is left out, such as a CMYK picture's, which is RGB now; BMP holds none.
@@ -239,7 +239,7 @@ def write_photo(path: Path, photo: Photo) -> None:
         image = np.dstack((image, photo.alpha))
     written = b"GRAY" if image.ndim == 2 and suffix != ".webp" else b"RGB "  # WebP has no grey
     icc = photo.icc if photo.icc and photo.icc[COLOUR_SPACE] == written else None
-    with atomic_path(path) as temporary:
+    with atomic_path(path, made_from) as temporary:
         if suffix in (".tif", ".tiff"):
             extra = ["unassalpha"] if photo.alpha is not None else None
             kind = "minisblack" if image.ndim == 2 else "rgb"

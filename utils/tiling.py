@@ -70,8 +70,9 @@ def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[S
     if length <= longest:
         return [Span(0, length, None, None)]
     shared = 2 * margin + blend
-    if longest <= 2 * shared:
-        raise ValueError(f"a tile of {longest} is too short for this network's margins; give at least {2 * shared + 1}")
+    shortest = max(2 * shared, 3 * blend) + 1  # no two zones of blending overlap
+    if longest < shortest:
+        raise ValueError(f"a tile of {longest} is too short for this network's margins; give at least {shortest}")
     count = -(-(length - shared) // (longest - shared))
     size = -(-(length + shared * (count - 1)) // count)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
@@ -149,8 +150,10 @@ def super_resolve(
     Returns:
         (scale·H, scale·W, 3) of the image's type; clamped and rounded.
     Raises:
-        ValueError: a tile not longer than its overlaps, or values that `dtype` does not hold.
+        ValueError: another array or scale, a tile not longer than its overlaps, or values that `dtype` does not hold.
     """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"the image is {image.dtype} {image.shape}, not (H, W, 3) RGB of uint8 or uint16")
     device = device_of(model)
     height, width = image.shape[:2]
     margin = receptive_margin(model)
@@ -194,6 +197,8 @@ def super_resolve_row(
             lr = lr.contiguous()  # cuDNN's float32 convs are slower in channels_last
         with without_tf32(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             tiles = model(lr).float()
+        if tiles.shape != (expected := (len(lr), 3, scale * lr.shape[2], scale * lr.shape[3])):
+            raise ValueError(f"the network makes {tuple(tiles.shape)} of {tuple(lr.shape)}, not {expected}")
         if not tiles.isfinite().all():
             if dtype == torch.float16:
                 raise ValueError("the network's values overflow float16 on this picture; take bfloat16 or float32")
