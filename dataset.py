@@ -28,6 +28,7 @@ from utils.bicubic import imresize
 from utils.images import list_images, other_files, read_rgb
 from utils.layout import is_training_hr, is_validation_hr, lr_folder_of, lr_name, read_array, what_is_wrong
 from utils.patterns import unlike_photos
+from utils.photo import Photo
 from utils.sampling import CELL, Cells, detail_of, random_uniform
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
@@ -545,7 +546,7 @@ def sr_files(folder: Path, benchmark: BenchmarkSet) -> dict[str, Path]:
     return files
 
 
-def read_named(path: Path, read: Callable = read_rgb):
+def read_named(path: Path, read: Callable[[Path], np.ndarray | Photo] = read_rgb) -> np.ndarray | Photo:
     """An image file by `read`: by default (H, W, 3) uint8 RGB.
 
     Raises:

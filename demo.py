@@ -60,7 +60,7 @@ from utils.images import IMAGE_SUFFIXES, list_images, other_files, write_rgb
 from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
-from utils.photo import Photo, check_holds, eight_bits, read_photo, spread_colours, write_photo
+from utils.photo import Photo, check_holds, eight_bits, is_enlarged, read_photo, spread_colours, write_photo
 from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
@@ -328,7 +328,10 @@ def published_file(args: argparse.Namespace) -> Path:
     named = {"model": args.model, **sizes(args)}
     if not (wanted := {key: value for key, value in named.items() if value is not None}):
         return DEFAULT_CHECKPOINT
-    networks = {file: described_network(file) for file in published_files()}
+    networks = {
+        file: {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
+        for file, metadata in published_weights().items()
+    }
     found = [file for file, network in networks.items() if wanted.items() <= network.items()]
     if DEFAULT_CHECKPOINT in found:
         return DEFAULT_CHECKPOINT
@@ -351,11 +354,6 @@ def published_file(args: argparse.Namespace) -> Path:
 
 def names_of(files: Sequence[Path]) -> str:
     return ", ".join(file.stem for file in files)
-
-
-def described_network(file: Path) -> dict:
-    metadata = read_weights(file)[1]
-    return {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
 
 
 def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
@@ -497,18 +495,17 @@ def to_json(result: dict) -> str:
     return json.dumps(json.loads(json.dumps(result), parse_constant=lambda _: None))
 
 
-def published_files() -> list[Path]:
-    """The weights in checkpoint/; what cannot be read is told of and left out."""
-    files = []
+def published_weights() -> dict[Path, dict]:
+    """The files in checkpoint/ and their metadata; what cannot be read is told of and left out."""
+    published = {}
     for file in natsorted(PUBLISHED.glob("[!.]*.safetensors")):
         try:
-            read_weights(file)
-            files.append(file)
+            published[file] = read_weights(file)[1]
         except CheckpointError as error:
             warn(f"left out: {error}")
-    if not files:
+    if not published:
         raise CheckpointError(f"{PUBLISHED} holds no weights")
-    return files
+    return published
 
 
 def print_training() -> None:
@@ -516,7 +513,7 @@ def print_training() -> None:
 
     Legs that a network shares with the one it began as are counted, not told again.
     """
-    published = {file.stem: read_weights(file)[1] for file in published_files()}
+    published = {file.stem: metadata for file, metadata in published_weights().items()}
     for name in [name for name, metadata in published.items() if not metadata.get("commands")]:
         print(f"{name} does not say how it was trained", file=sys.stderr)
         del published[name]
@@ -539,7 +536,7 @@ def legs_in_common(legs: Sequence[dict], others: Sequence[dict]) -> int:
 
 
 def score_all(args: argparse.Namespace) -> None:
-    files = published_files()
+    files = list(published_weights())
     results, benchmarks, curves = [], {}, {}
     for file in tqdm(files, leave=False, disable=None):
         model, metadata = load_model(file)
@@ -688,7 +685,8 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
             if target.exists() and target.samefile(source):
                 raise DataError(f"{target} is the input itself; write somewhere else")
             if target.exists() and not args.overwrite:
-                if not args.input.is_file() and is_made_from(target, source):
+                is_done = is_made_from(target, source) and is_enlarged(target, source, scale)
+                if is_done and not args.input.is_file():
                     kept += 1
                     continue
                 raise DataError(f"{target} exists; --overwrite replaces it")
@@ -706,9 +704,10 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
                 problems[-1] += "; those after it were not tried"
                 break
         except KeyboardInterrupt:
-            stop("" if args.input.is_file() else f"{written} written; the same command goes on where it was")
+            then = "begins anew" if args.overwrite else "goes on where it was"
+            stop("" if args.input.is_file() else f"{written} written; the same command {then}")
     where = jobs[0][1] if len(jobs) == 1 else args.output
-    before = f", {kept} done before" if kept else ""
+    before = f", {kept} done before (--overwrite does them anew)" if kept else ""
     others = other_files(args.input, args.output) if args.input.is_dir() else ""
     print(f"{written} written{before}, {len(problems)} failed{others}: {where}")
     for problem in problems:
@@ -855,7 +854,7 @@ def open_page(args: argparse.Namespace):
     """The page with every network of checkpoint/, the default one first, or with the one that flags name."""
     is_named = any(size is not None for size in (args.model, *sizes(args).values()))
     one = args.checkpoint or (published_file(args) if is_named else None)
-    files = [one] if one else sorted(published_files(), key=lambda file: file != DEFAULT_CHECKPOINT)
+    files = [one] if one else sorted(published_weights(), key=lambda file: file != DEFAULT_CHECKPOINT)
     return build_page({file.stem: upscaler(*load_model(file, args.model, **sizes(args)), args) for file in files})
 
 

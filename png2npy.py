@@ -13,7 +13,6 @@ named at the end, and the exit code is then 1.
 
 import argparse
 import re
-import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from utils.bicubic import imresize
 from utils.cores import usable_cores
 from utils.files import CANNOT_WRITE, check_writable, is_made_from, is_output
-from utils.flags import FlagParser, at_least_1, number_that, stop, warn
+from utils.flags import FlagParser, at_least_1, number_that, quoted, stop, warn
 from utils.images import list_images, other_files, read_rgb
 from utils.layout import (
     TEACHER,
@@ -249,7 +248,7 @@ def tell_sets(root: Path) -> None:
     if not sets:
         warn(f"train.py trains on folders called X_train_HR or X_HR, and {root} has none")
     elif root not in sets:
-        print(f"these are sets of their own: train.py --data {shlex.join(map(str, sets))}")
+        print(f"these are sets of their own: train.py --data {' '.join(map(quoted, sets))}")
 
 
 def check_pairs(hr_folder: Path, lr_folder: Path, scale: int, sizes: dict[Path, tuple[int, int] | str]) -> list[str]:
@@ -289,12 +288,13 @@ def decode(args: argparse.Namespace) -> int:
     whole = jobs = decoding_jobs(args.pathFrom, args.pathTo)
     others = other_files(args.pathFrom, args.pathTo)
     if not jobs:
-        remedy = "convert them to PNG" if others else "it needs folders such as DIV2K_train_HR"
-        return report([f"no image found in {args.pathFrom}{others}; {remedy}"])
+        remedy = "; unpack archives, and convert pictures to PNG" if others else ""
+        return report([f"no image found in {args.pathFrom}{others}; it needs folders such as DIV2K_train_HR{remedy}"])
     if args.make_lr:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
-            above = args.pathFrom.resolve()
-            instead = f"; give the one above it: --pathFrom {above.parent}" if above.name.endswith("_HR") else ""
+            whole = args.pathFrom.absolute()
+            above = f"; give the one above it: --pathFrom {quoted(whole.parent)}"
+            instead = above if whole.name.endswith("_HR") else ""
             return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR{instead}"])
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
             return report([f"--shrink: {args.pathFrom} holds validation images alone"])

@@ -309,9 +309,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     try:
         state = load_state(args.resume)
     except CheckpointError as error:
-        best = args.resume.with_name("best.pth")
-        instead = f"; --resume {quoted(best)} goes on from the best epoch" if best.exists() else ""
-        parser.error(f"--resume: {error}{instead * (best != args.resume)}")
+        beside = [args.resume.parent / name for name in ("last.pth", "best.pth")]
+        others = [file for file in beside if file != args.resume and file.exists()]
+        is_state = args.resume.suffix == ".pth"  # of other files the error itself tells what to give
+        parser.error(f"--resume: {error}" + (f"; beside it is {quoted(others[0])}" if is_state and others else ""))
     args = resumed_args(parser, args, state)
     complete_args(parser, args)
     return args, state
@@ -491,17 +492,17 @@ def why_empty(root: Path, scale: int) -> str:
         return f"no training images in {root}. Download and decode (png2npy.py) the sets:\n{downloads}\nor {instead}"
     if not root.is_dir():
         return f"--data {root} is not a folder"
-    if root.resolve().name.endswith("_HR") and any(root.glob("[!.]*.npy")):
-        return f"--data {root} is one folder of a set; name the one above it: --data {quoted(root.resolve().parent)}"
+    whole = root.absolute()
+    if whole.name.endswith("_HR") and any(root.glob("[!.]*.npy")):
+        return f"--data {root} is one folder of a set; name the one above it: --data {quoted(whole.parent)}"
     if sets := sets_below(root):
-        return f"--data {root} holds sets in folders of their own; name them: --data {shlex.join(map(str, sets))}"
+        return f"--data {root} holds sets in folders of their own; name them: --data {' '.join(map(quoted, sets))}"
     if list_images(root, recursive=True):
         tree = root.parent if root.name.endswith("_HR") else root
         tree = tree if tree.name else tree.resolve()  # of "."
         move = f"move them into {tree}/{tree.name}_train_HR and {tree}/{tree.name}_valid_HR, then "
-        decode = (
-            f"decode them: python png2npy.py {shlex.join(['--pathFrom', f'{tree}', '--pathTo', f'{tree}_decoded'])}"
-        )
+        flags = f"--pathFrom {quoted(tree)} --pathTo {quoted(Path(f'{tree}_decoded'))}"
+        decode = f"decode them: python png2npy.py {flags}"
         lr = f"(--make-lr {scale} where LR images are missing)"
         return f"--data {root} holds images; {move if list_images(tree) else ''}{decode} {lr}"
     return f"--data {root} holds no training images: .npy files in a folder X_train_HR or X_HR, from png2npy.py"
@@ -931,7 +932,7 @@ def introduce(model: nn.Module, run: Run, cost: tuple[float, float], sets: Sets,
     """Prints the network, its cost (GFLOPs, M parameters), the hardware, the images and the share of each set."""
     name, (gflops, mparams) = network_name(args.model, run.hyperparameters), cost
     print(f"{name}: {gflops:.3f} GFLOPs, {mparams:.6f} M parameters on {hardware(args.device)}")
-    fetch = " (python demo.py fetches it)" if args.set5.name == "Set5" else ""
+    fetch = " (python demo.py fetches it)" if args.set5 == Path("Set5") else ""
     missing = "" if sets.set5 else f"; no folder {args.set5}, so Set5 is not scored{fetch}"
     print(f"{sets.training.photo_count} training and {len(sets.validation.pairs)} validation images{missing}")
     if small := sets.training.left_out:

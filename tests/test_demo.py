@@ -719,11 +719,16 @@ def test_a_damaged_file_in_checkpoint_is_left_out(set5, published, capsys):
     assert run("--model", "IMDN_RTC") == 0
 
 
-def test_an_interrupted_folder_goes_on_where_it_was(set5, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "read_photo", Mock(side_effect=KeyboardInterrupt))
+@pytest.mark.parametrize("overwrite", ([], ["--overwrite"]))
+def test_an_interrupted_folder_goes_on_where_it_was(overwrite, set5, monkeypatch, capsys):
+    flags = ["--input", "Set5/LRbicx3", "--output", "out", *overwrite]
+    photo = demo.read_photo(Path("Set5/LRbicx3/babyx3.png"))
+    monkeypatch.setattr(demo, "read_photo", Mock(side_effect=[photo, KeyboardInterrupt]))
     with pytest.raises(SystemExit, match="^130$"):
-        run("--input", "Set5/LRbicx3", "--output", "out")
-    assert "stopped; 0 written; the same command goes on where it was" in capsys.readouterr().err
+        run(*flags)
+    then = "begins anew" if overwrite else "goes on where it was"
+    assert f"stopped; 1 written; the same command {then}" in capsys.readouterr().err
+    monkeypatch.undo()
 
 
 def test_a_folder_upscaled_again_goes_on_where_it_was(set5, capsys):
@@ -735,11 +740,15 @@ def test_a_folder_upscaled_again_goes_on_where_it_was(set5, capsys):
     capsys.readouterr()
     assert run(*flags) == 1
     out, err = capsys.readouterr()
-    assert "1 written, 2 done before, 2 failed: out" in out
+    assert "1 written, 2 done before (--overwrite does them anew), 2 failed: out" in out
     assert all(f"out/{name}x3.png exists; --overwrite replaces it" in err for name in ("bird", "head"))
     assert Path("out/birdx3.png").read_text() == "mine"
     assert run(*flags, "--overwrite") == 0
-    assert run(*flags) == 0 and "0 written, 5 done before, 0 failed: out" in capsys.readouterr().out
+    assert run(*flags) == 0
+    assert "0 written, 5 done before (--overwrite does them anew), 0 failed: out" in capsys.readouterr().out
+    shutil.rmtree("out")
+    shutil.copytree("Set5/LRbicx3", "out")  # copies carry the time too
+    assert run(*flags) == 1 and "0 written, 5 failed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("share", (None, 0.25, 0.5))

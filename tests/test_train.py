@@ -517,22 +517,32 @@ def test_a_validation_of_nan_ends_the_run_and_is_not_saved(decoded, tmp_path, mo
 
 def test_a_damaged_state_points_to_the_one_beside_it(decoded, tmp_path, capsys):
     run(decoded, tmp_path, "--epochs", "1")
-    for name, remedy in (("last.pth", "; --resume .*/best.pth goes on from the best epoch$"), ("best.pth", "short$")):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+    for file, says in (
+        (tmp_path / "last.pth", f"short; beside it is {tmp_path}/best.pth\n"),
+        (tmp_path / "best.pth", f"short; beside it is {tmp_path}/last.pth\n"),
+        (tmp_path / "lst.pth", f"does not exist; beside it is {tmp_path}/last.pth\n"),
+        (tmp_path, "is a folder; give a file\n"),
+    ):
+        before = file.read_bytes() if file.is_file() else b""
+        if before:
+            file.write_bytes(before[:-100])
         with pytest.raises(SystemExit):
-            train.main(["--resume", str(tmp_path / name)])
-        assert re.search(remedy, capsys.readouterr().err, re.MULTILINE)
+            train.main(["--resume", str(file)])
+        assert capsys.readouterr().err.endswith(says)
+        if before:
+            file.write_bytes(before)
+    with pytest.raises(SystemExit):
+        train.main(["--resume", "."])
+    assert capsys.readouterr().err == "error: --resume: . is a folder; give a file\n"
 
 
-@pytest.mark.parametrize("outputs", (3 * 2**2, 3**2))  # of scale 2, and grey
-def test_a_network_of_one_s_own_must_make_rgb_of_the_scale(outputs, decoded, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("channels", "larger", "made"), ((3, 2, "2, 3, 16, 16"), (1, 3, "2, 1, 24, 24")))
+def test_a_network_of_one_s_own_must_make_rgb_of_the_scale(channels, larger, made, decoded, tmp_path, monkeypatch):
     class Wrong(torch.nn.Sequential):
         def __init__(self, nf: int = 8, num_modules: int = 1, scale: int = 3) -> None:
-            shuffle = torch.nn.PixelShuffle(math.isqrt(outputs // (3 if outputs == 12 else 1)))
-            super().__init__(torch.nn.Conv2d(3, outputs, 1), shuffle)
+            super().__init__(torch.nn.Conv2d(3, channels * larger**2, 1), torch.nn.PixelShuffle(larger))
 
     monkeypatch.setitem(train.MODELS, "Wrong", Wrong)
-    made = "2, 3, 16, 16" if outputs == 12 else "2, 1, 24, 24"
     says = rf"^error: Wrong makes \({made}\) of \(2, 3, 8, 8\), not \(2, 3, 24, 24\): RGB, --scale 3 times as large$"
     with pytest.raises(SystemExit, match=says):
         run(decoded, tmp_path, "--model", "Wrong")

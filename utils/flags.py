@@ -75,7 +75,7 @@ def stop(hint: str = "") -> NoReturn:
 
 
 def quoted(path: Path) -> str:
-    """As a shell takes it in a command, Windows' too, where backslashes would call for quotes that it does not know."""
+    """A path in a command to print: with forward slashes, which Windows takes too; backslashes would be quoted."""
     return shlex.quote(path.as_posix())
 
 

@@ -1,6 +1,7 @@
 """What a run computes on, in words, and its arithmetic."""
 
 import platform
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ def hardware(device: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError with one sentence where PyTorch does not compute on this device."""
+    """Raises ValueError with a short line where PyTorch does not compute on this device."""
     try:
         torch.device(device)
     except RuntimeError as error:  # which lists some twenty
@@ -30,7 +31,7 @@ def check_device(device: str) -> None:
     try:
         torch.ones(1, device=device).item()  # a GPU that PyTorch has no kernels for still makes empty tensors
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(first_line(error).partition(". ")[0]) from error
+        raise ValueError(textwrap.shorten(first_line(error), 240, placeholder=" ...")) from error
 
 
 def device_of(model: nn.Module) -> torch.device:

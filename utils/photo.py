@@ -32,6 +32,7 @@ UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
     7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
     8: lambda x: x.swapaxes(0, 1)[::-1],
 }
+CANNOT_OPEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError)  # what Pillow raises then
 COLOUR_SPACE = slice(16, 20)  # of an ICC profile's header (ICC.1, 7.2)
 # Set5 ×3 by IMDN_dw 32/10 has 32.04 dB as PNG, 31.95 dB so, and 31.62 dB by OpenCV's 95 and 4:2:0
 AS_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -102,8 +103,17 @@ def read_header(data: bytes) -> Header:
         with Image.open(io.BytesIO(data)) as image:
             icc = image.info.get("icc_profile")
             return Header(is_tiff, image.mode, read_orientation(image, data), icc, image.has_transparency_data)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
+    except CANNOT_OPEN:
         return Header(is_tiff)
+
+
+def is_enlarged(path: Path, source: Path, scale: int) -> bool:
+    """Whether an image file has `scale` times the sides of `source`, whichever way up, by their headers."""
+    try:
+        with Image.open(path) as larger, Image.open(source) as image:
+            return sorted(larger.size) == [scale * side for side in sorted(image.size)]
+    except CANNOT_OPEN:
+        return False
 
 
 def read_orientation(image: Image.Image, data: bytes) -> int:

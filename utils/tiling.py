@@ -72,7 +72,7 @@ def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[S
     shared = 2 * margin + blend
     shortest = max(2 * shared, 3 * blend) + 1  # no two zones of blending overlap
     if longest < shortest:
-        raise ValueError(f"a tile of {longest} is too short for this network's margins; give at least {shortest}")
+        raise ValueError(f"a tile of {longest} is too short, its overlaps would meet; give at least {shortest}")
     count = -(-(length - shared) // (longest - shared))
     size = -(-(length + shared * (count - 1)) // count)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
@@ -150,7 +150,7 @@ def super_resolve(
     Returns:
         (scale·H, scale·W, 3) of the image's type; clamped and rounded.
     Raises:
-        ValueError: another array or scale, a tile not longer than its overlaps, or values that `dtype` does not hold.
+        ValueError: another array or scale, a tile too short for its overlaps, or values that `dtype` does not hold.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"the image is {image.dtype} {image.shape}, not (H, W, 3) RGB of uint8 or uint16")
