@@ -1,5 +1,6 @@
 import json
 import os
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -215,6 +216,15 @@ def test_what_a_file_was_made_from_is_known_on_coarse_file_systems(kept, expecte
         (tmp_path / name).touch()
         os.utime(tmp_path / name, ns=(time, time))
     assert is_made_from(tmp_path / "made", tmp_path / "source") == expected
+
+
+def test_a_file_is_written_where_times_cannot_be_set(tmp_path, monkeypatch):
+    (tmp_path / "source").touch()
+    os.utime(tmp_path / "source", (0, 0))
+    monkeypatch.setattr(os, "utime", Mock(side_effect=PermissionError))
+    with atomic_path(tmp_path / "made", made_from=tmp_path / "source") as temporary:
+        temporary.write_text("a")
+    assert (tmp_path / "made").read_text() == "a" and not is_made_from(tmp_path / "made", tmp_path / "source")
 
 
 def test_a_network_starts_from_its_own_file_by_its_own_name(tmp_path, monkeypatch):

@@ -50,7 +50,8 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
             os.fsync(file.fileno())
         if made_from:
             mtime = made_from.stat().st_mtime_ns
-            os.utime(temporary, ns=(mtime, mtime))
+            with suppress(PermissionError):  # on mounts that set no times; it is then made again
+                os.utime(temporary, ns=(mtime, mtime))
         temporary.replace(path)
     except OSError as error:
         if error.filename not in (None, str(temporary), str(path.parent)):
