@@ -5,9 +5,9 @@ import warnings
 from pathlib import Path
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from utils.log import read_log, write_log
 from utils.pictures import (
@@ -79,13 +79,11 @@ def test_pictures_open(tmp_path):
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list[plt.Figure]:
+def drawn(monkeypatch) -> list[Figure]:
     """The figures that would have been saved."""
     figures = []
     monkeypatch.setattr("utils.pictures.save_figure", lambda figure, path: figures.append(figure))
-    yield figures
-    for figure in figures:
-        plt.close(figure)
+    return figures
 
 
 def test_every_learning_curve_of_a_model_has_a_colour_of_its_own(drawn):
@@ -103,20 +101,18 @@ def test_learning_curves_have_a_row_for_each_model_and_show_the_report(drawn):
 
 
 def test_labels_of_close_points_stay_apart():
-    figure, axes = plt.subplots()
+    axes = Figure().subplots()
     heights = {"C": 32.0, "A": 31.0, "B": 31.01}
     label_networks(axes, [(10, y, (name, 40, 6)) for name, y in heights.items()], "red", 12.0, "right")
     placed = {text.get_text(): text.xyann[1] for text in axes.texts}
-    plt.close(figure)
     assert placed == {"A 40/6": 31.0, "B 40/6": 31.0 + LABEL_HEIGHT_DB, "C 40/6": 32.0}
 
 
 @pytest.mark.parametrize(("side", "lowest"), (("right", "near the right"), ("left", "near the left")))
 def test_of_points_at_one_height_the_nearest_to_the_names_has_the_lowest(side, lowest):
-    figure, axes = plt.subplots()
+    axes = Figure().subplots()
     label_networks(axes, [(8, 31.0, ("near the left", 1, 1)), (10, 31.0, ("near the right", 1, 1))], "red", 9.0, side)
     placed = {text.get_text(): text.xyann[1] for text in axes.texts}
-    plt.close(figure)
     assert placed.pop(f"{lowest} 1/1") == 31.0 and list(placed.values()) == [31.0 + LABEL_HEIGHT_DB]
 
 

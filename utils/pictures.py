@@ -6,8 +6,9 @@ from pathlib import Path
 
 import cv2
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 
@@ -42,9 +43,8 @@ def draw_comparison(
     """
     left, top, side = crop
     widths = [min(max(shape[1] / shape[0], 1 / 3), 3), *[1] * len(panels)]  # a panorama would take metres
-    figure, axes = plt.subplots(
-        1, len(widths), figsize=(2.6 * sum(widths), 3), width_ratios=widths, layout="constrained"
-    )
+    figure = Figure(figsize=(2.6 * sum(widths), 3), layout="constrained")
+    axes = figure.subplots(1, len(widths), width_ratios=widths)
     axes[0].imshow(panels[-1][1])
     axes[0].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.5))
     for axis, (title, image, psnr_db) in zip(axes[1:], panels):
@@ -65,7 +65,8 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
     Args:
         results: each with model, hyperparameters, flops_g and average_psnr_db.
     """
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
     edge = 1.3 * BUDGET_GFLOPS
     reports = [(cost, psnr_db, key) for key, (cost, _, psnr_db) in REPORT.items()]
     ours = [(result["flops_g"], result["average_psnr_db"], network_key(result)) for result in results]
@@ -93,7 +94,7 @@ def draw_psnr_against_flops(path: Path, results: Sequence[dict]) -> None:
 
 
 def label_networks(
-    axes: plt.Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], color: str, column: float, side: str
+    axes: Axes, points: Sequence[tuple[float, float, tuple[str, int, int]]], color: str, column: float, side: str
 ) -> None:
     """Writes the networks' names in a column beside their points, moved up where they would touch the one below.
 
@@ -137,9 +138,8 @@ def draw_learning_curves(path: Path, curves: dict[str, Sequence[dict]]) -> None:
     paired = matplotlib.color_sequences["tab20"]
     colors = [*paired[::2], *paired[1::2]]  # the light ones last
     reports = {f"{name} {nf}/{modules}": psnr_db for (name, nf, modules), (_, _, psnr_db) in REPORT.items()}
-    figure, grid = plt.subplots(
-        len(rows), 2, figsize=(9, 0.6 + 1.9 * len(rows)), sharex="col", sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(9, 0.6 + 1.9 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 2, sharex="col", sharey=True, squeeze=False)
     for networks, panels in zip(rows.values(), grid):
         for axes, key in zip(panels, ("iteration", "hours")):
             for color, network in zip(itertools.cycle(colors), networks):

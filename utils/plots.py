@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from utils.files import atomic_path
 
@@ -21,7 +18,8 @@ PLOTS = {
 
 def draw_panel(images: Sequence[tuple[str, np.ndarray, float]], path: Path) -> None:
     """Draws (name, (H, W, 3) uint8, PSNR in dB) side by side."""
-    figure, axes = plt.subplots(1, len(images), figsize=(3 * len(images), 3.3), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(3 * len(images), 3.3), layout="constrained")
+    axes = figure.subplots(1, len(images), squeeze=False)
     for axis, (name, image, psnr_db) in zip(axes[0], images):
         axis.imshow(image)
         axis.set_title(name.encode(errors="replace").decode(), parse_math=False)  # any name a file can have
@@ -35,7 +33,8 @@ def draw_plots(entries: list[dict], folder: Path) -> None:
         points = [(entry["iteration"], entry[key]) for entry in entries if entry[key] is not None]
         if not points:
             continue
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
         axes.plot(*zip(*points), marker="." if len(points) < 50 else None)
         can_be_log = name in ("lrs", "losses") and min(value for _, value in points) > 0
         axes.set(xlabel="iteration", ylabel=label, yscale="log" if can_be_log else "linear")
@@ -43,10 +42,7 @@ def draw_plots(entries: list[dict], folder: Path) -> None:
         save_figure(figure, Path(folder) / f"{name}.png")
 
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Writes it whole or not at all, and frees it."""
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=100)
-    finally:
-        plt.close(figure)
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes it whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
