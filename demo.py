@@ -689,7 +689,7 @@ def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
                 if is_done and not args.input.is_file():
                     kept += 1
                     continue
-                raise DataError(f"{target} exists; --overwrite replaces it")
+                raise DataError(f"{target} exists; give another --output, or --overwrite to replace it")
             photo = read_photo(source)
             check_holds(target.suffix.lower(), photo, scale)
             larger = upscale_photo(model, scale, photo, args)

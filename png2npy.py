@@ -292,9 +292,9 @@ def decode(args: argparse.Namespace) -> int:
         return report([f"no image found in {args.pathFrom}{others}; it needs folders such as DIV2K_train_HR{remedy}"])
     if args.make_lr:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
-            whole = args.pathFrom.absolute()
-            above = f"; give the one above it: --pathFrom {quoted(whole.parent)}"
-            instead = above if whole.name.endswith("_HR") else ""
+            folder = args.pathFrom.absolute()
+            above = f"; give the one above it: --pathFrom {quoted(folder.parent)}"
+            instead = above if folder.name.endswith("_HR") else ""
             return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR{instead}"])
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
             return report([f"--shrink: {args.pathFrom} holds validation images alone"])

@@ -309,10 +309,11 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     try:
         state = load_state(args.resume)
     except CheckpointError as error:
-        beside = [args.resume.parent / name for name in ("last.pth", "best.pth")]
-        others = [file for file in beside if file != args.resume and file.exists()]
-        is_state = args.resume.suffix == ".pth"  # of other files the error itself tells what to give
-        parser.error(f"--resume: {error}" + (f"; beside it is {quoted(others[0])}" if is_state and others else ""))
+        folder = args.resume if args.resume.is_dir() else args.resume.parent
+        others = [file for name in ("last.pth", "best.pth") if (file := folder / name) != args.resume and file.exists()]
+        is_told = args.resume.suffix.lower() in (".safetensors", ".onnx")  # the error itself says what to give
+        there = "in it" if folder == args.resume else "beside it"
+        parser.error(f"--resume: {error}" + (f"; {there} is {quoted(others[0])}" if others and not is_told else ""))
     args = resumed_args(parser, args, state)
     complete_args(parser, args)
     return args, state

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from unittest.mock import Mock
@@ -218,10 +219,11 @@ def test_what_a_file_was_made_from_is_known_on_coarse_file_systems(kept, expecte
     assert is_made_from(tmp_path / "made", tmp_path / "source") == expected
 
 
-def test_a_file_is_written_where_times_cannot_be_set(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", (PermissionError, OSError(errno.ENOSYS, "")))
+def test_a_file_is_written_where_times_cannot_be_set(error, tmp_path, monkeypatch):
     (tmp_path / "source").touch()
     os.utime(tmp_path / "source", (0, 0))
-    monkeypatch.setattr(os, "utime", Mock(side_effect=PermissionError))
+    monkeypatch.setattr(os, "utime", Mock(side_effect=error))
     with atomic_path(tmp_path / "made", made_from=tmp_path / "source") as temporary:
         temporary.write_text("a")
     assert (tmp_path / "made").read_text() == "a" and not is_made_from(tmp_path / "made", tmp_path / "source")

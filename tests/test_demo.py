@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import needs_reference, reference, smooth_image
 from natsort import natsorted
+from PIL import Image, PngImagePlugin
 from test_models import COSTS
 
 import demo
@@ -27,7 +28,7 @@ from utils.export import OnnxNetwork
 from utils.files import files_below
 from utils.images import read_rgb, write_rgb
 from utils.layout import TEACHER
-from utils.photo import Photo, read_photo, write_photo
+from utils.photo import ORIENTATION, Photo, read_photo, write_photo
 from utils.tiling import receptive_margin, super_resolve
 
 SIZES = {"nf": 8, "num_modules": 1, "scale": 3}
@@ -723,12 +724,29 @@ def test_a_damaged_file_in_checkpoint_is_left_out(set5, published, capsys):
 def test_an_interrupted_folder_goes_on_where_it_was(overwrite, set5, monkeypatch, capsys):
     flags = ["--input", "Set5/LRbicx3", "--output", "out", *overwrite]
     photo = demo.read_photo(Path("Set5/LRbicx3/babyx3.png"))
-    monkeypatch.setattr(demo, "read_photo", Mock(side_effect=[photo, KeyboardInterrupt]))
-    with pytest.raises(SystemExit, match="^130$"):
-        run(*flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "read_photo", Mock(side_effect=[photo, KeyboardInterrupt]))
+        with pytest.raises(SystemExit, match="^130$"):
+            run(*flags)
     then = "begins anew" if overwrite else "goes on where it was"
     assert f"stopped; 1 written; the same command {then}" in capsys.readouterr().err
-    monkeypatch.undo()
+    assert run(*flags) == 0
+    expected = "5 written, 0 failed" if overwrite else "4 written, 1 done before"
+    assert expected in capsys.readouterr().out
+
+
+def test_what_is_done_is_known_of_any_photo(published, capsys):
+    image = Image.fromarray(smooth_image(9, 12))
+    Path("in").mkdir()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image.save("in/turned.jpg", exif=exif)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "A" * 3_000_000, zip=True)  # more than Pillow opens
+    image.save("in/text.png", pnginfo=text)
+    for expected in ("2 written, 0 failed", "0 written, 2 done before"):
+        assert run("--input", "in", "--output", "out") == 0
+        assert expected in capsys.readouterr().out
 
 
 def test_a_folder_upscaled_again_goes_on_where_it_was(set5, capsys):
@@ -741,7 +759,7 @@ def test_a_folder_upscaled_again_goes_on_where_it_was(set5, capsys):
     assert run(*flags) == 1
     out, err = capsys.readouterr()
     assert "1 written, 2 done before (--overwrite does them anew), 2 failed: out" in out
-    assert all(f"out/{name}x3.png exists; --overwrite replaces it" in err for name in ("bird", "head"))
+    assert all(f"out/{name}x3.png exists; give another --output, or --overwrite" in err for name in ("bird", "head"))
     assert Path("out/birdx3.png").read_text() == "mine"
     assert run(*flags, "--overwrite") == 0
     assert run(*flags) == 0

@@ -521,7 +521,8 @@ def test_a_damaged_state_points_to_the_one_beside_it(decoded, tmp_path, capsys):
         (tmp_path / "last.pth", f"short; beside it is {tmp_path}/best.pth\n"),
         (tmp_path / "best.pth", f"short; beside it is {tmp_path}/last.pth\n"),
         (tmp_path / "lst.pth", f"does not exist; beside it is {tmp_path}/last.pth\n"),
-        (tmp_path, "is a folder; give a file\n"),
+        (tmp_path / "last", f"does not exist; beside it is {tmp_path}/last.pth\n"),
+        (tmp_path, f"is a folder; give a file; in it is {tmp_path}/last.pth\n"),
     ):
         before = file.read_bytes() if file.is_file() else b""
         if before:

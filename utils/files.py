@@ -37,7 +37,7 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path beside `path`, same suffix; renames it to `path` if the block succeeds.
 
     Args:
-        made_from: gives `path` its modification time, which `is_made_from` looks at.
+        made_from: gives `path` its modification time, where the file system can; `is_made_from` looks at it.
     Raises:
         OSError: it cannot be written; names `path`.
     """
@@ -50,7 +50,7 @@ def atomic_path(path: Path, made_from: Path | None = None) -> Iterator[Path]:
             os.fsync(file.fileno())
         if made_from:
             mtime = made_from.stat().st_mtime_ns
-            with suppress(PermissionError):  # on mounts that set no times; it is then made again
+            with suppress(OSError):  # some mounts set no times; `is_made_from` is then False
                 os.utime(temporary, ns=(mtime, mtime))
         temporary.replace(path)
     except OSError as error:

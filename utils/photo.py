@@ -108,12 +108,20 @@ def read_header(data: bytes) -> Header:
 
 
 def is_enlarged(path: Path, source: Path, scale: int) -> bool:
-    """Whether an image file has `scale` times the sides of `source`, whichever way up, by their headers."""
+    """Whether an image file has `scale` times the sides of `source`, whichever way up."""
     try:
-        with Image.open(path) as larger, Image.open(source) as image:
-            return sorted(larger.size) == [scale * side for side in sorted(image.size)]
-    except CANNOT_OPEN:
+        return sides_of(path) == [scale * side for side in sides_of(source)]
+    except (ValueError, OSError):
         return False
+
+
+def sides_of(path: Path) -> list[int]:
+    """An image file's sides, the shorter first, by its header; decoded where Pillow cannot open it but OpenCV may."""
+    try:
+        with Image.open(path) as image:
+            return sorted(image.size)
+    except CANNOT_OPEN:
+        return sorted(read_photo(path).rgb.shape[:2])
 
 
 def read_orientation(image: Image.Image, data: bytes) -> int:
