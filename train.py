@@ -309,14 +309,19 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, d
     try:
         state = load_state(args.resume)
     except CheckpointError as error:
-        folder = args.resume if args.resume.is_dir() else args.resume.parent
-        others = [file for name in ("last.pth", "best.pth") if (file := folder / name) != args.resume and file.exists()]
-        is_told = args.resume.suffix.lower() in (".safetensors", ".onnx")  # the error itself says what to give
-        there = "in it" if folder == args.resume else "beside it"
-        parser.error(f"--resume: {error}" + (f"; {there} is {quoted(others[0])}" if others and not is_told else ""))
+        parser.error(f"--resume: {error}{state_nearby(args.resume)}")
     args = resumed_args(parser, args, state)
     complete_args(parser, args)
     return args, state
+
+
+def state_nearby(path: Path) -> str:
+    """Where a training state lies instead of one that cannot be read, to be put behind why; "" where none does."""
+    if path.suffix.lower() in (".safetensors", ".onnx"):  # the error itself says what to give
+        return ""
+    folder = path if path.is_dir() else path.parent
+    others = [file for name in ("last.pth", "best.pth") if (file := folder / name) != path and file.exists()]
+    return f"; {'in' if folder == path else 'beside'} it is {quoted(others[0])}" if others else ""
 
 
 def resumed_args(parser: FlagParser, given: argparse.Namespace, state: dict) -> argparse.Namespace:
