@@ -21,15 +21,14 @@ from conftest import authors_state, smooth_image
 
 import train
 from dataset import PairedPatches, find_pairs
-from models import build_model, chain
+from models import MODELS, build_model, chain
+from utils import train_flags
 from utils.checkpoint import load_model, load_state, save_state, save_weights
 from utils.distributed import Ranks
-from utils.ema import EMA
 from utils.files import locked
 from utils.images import write_rgb
 from utils.layout import TEACHER
 from utils.mixed_precision import MixedPrecision
-from utils.schedule import learning_rate_at
 from utils.tables import origins_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -89,7 +88,7 @@ class Drop(torch.nn.Sequential):
 
 
 def test_what_is_drawn_in_training_is_as_if_the_run_had_never_stopped(decoded, tmp_path, monkeypatch):
-    monkeypatch.setitem(train.MODELS, "Drop", Drop)
+    monkeypatch.setitem(MODELS, "Drop", Drop)
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     flags = ["--model", "Drop", "--compile", "--epochs"]
     run(decoded, tmp_path / "whole", *flags, "2")
@@ -204,47 +203,6 @@ def test_learning_lowers_the_loss(decoded, tmp_path):
     assert last < 0.7 * first
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--model", "IMDN_DW"], "invalid choice"),
-        (["--batch", "0"], "argument --batch: needs at least 1, not 0"),
-        (["--lr", "-1"], "must be positive"),
-        (["--batch", "many"], "argument --batch: invalid int value: 'many'"),
-        (["--ema", "1"], "below 1"),
-        (["--data", "a", "b", "c", "--repeat", "1", "2"], "--repeat"),
-        (["--lr", "nan"], "argument --lr: must be positive and finite, not nan"),
-        (["--detail", "-1"], "--detail: must be from 0 to 8, not -1"),
-        (["--noise", "1"], "--noise: must be at least 0 and below 1, not 1"),
-        (["--seed", "-1"], "--seed: must be from 0 to 2^63 - 1, not -1"),
-        (["--warmup", "-1"], "--warmup: must not be negative"),
-        (["--lr", "1e-3", "--lr-min", "1e-2"], "--lr-min 0.01: above --lr 0.001"),
-        (["--init", "a.zip"], "a file of weights"),
-        (["--seed", str(2**63)], "--seed: must be from 0 to 2^63 - 1"),
-        (["--init", "bilinear"], "--init bilinear: default, interpolation"),
-        (["--patch", "100"], "--patch 100: not a multiple of --scale 3; 99 is"),
-        (["--data", "sample", "b"], "stands alone"),
-        (["--cautious"], "--cautious needs --optimizer soap"),
-        (["--precondition-every", "7"], "--precondition-every needs --optimizer soap"),
-        (["--schedule", "cosine", "--anneal-epochs", "7"], "--anneal-epochs needs --schedule report"),
-        (["--recipe", "long", "--optimizer", "adam"], "add --no-cautious; --recipe long stands for --optimizer soap"),
-        (["--recipe", "long", "--lr", "1e-5"], "above --lr 1e-05, the peak; --recipe long stands for --optimizer soap"),
-        (["--device", "cuda:99"], "--device"),
-        (["--resume", "nowhere.pth"], "does not exist"),
-        (["--modle", "IMDN"], "unrecognized"),
-        (["--minutes", "0"], "--minutes: must be positive and finite, not 0"),
-        (["--minutes", "nan"], "--minutes: must be positive and finite, not nan"),
-        (["--minutes", "5", "--epochs", "5"], "not allowed with"),
-        (["--graph", "--device", "cpu"], "--graph needs a GPU"),
-    ],
-)
-def test_bad_flags_get_one_line(flags, says, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        train.main(flags)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 2 and line.startswith("error: ") and says in line
-
-
 def test_no_data_says_where_to_get_it(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         train.main([*TINY, "--data", str(tmp_path / "DIV2K_decoded"), "--save-dir", str(tmp_path / "run")])
@@ -256,7 +214,12 @@ def test_no_data_says_where_to_get_it(tmp_path):
 @pytest.mark.parametrize("have", train.DEFAULT_DATA)
 def test_the_set_that_is_here_is_offered_where_it_is_enough(have, decoded, tmp_path):
     here = decoded.rename(tmp_path / have)
-    flags = ["--save-dir", str(tmp_path / "run"), "--data", *(str(tmp_path / name) for name in train.DEFAULT_DATA)]
+    flags = [
+        "--save-dir",
+        str(tmp_path / "run"),
+        "--data",
+        *(str(tmp_path / name) for name in train.DEFAULT_DATA),
+    ]
     with pytest.raises(SystemExit, match=re.escape(f"or train on {here} alone: --data {here}")):
         train.main([*TINY, *flags])
     shutil.rmtree(here / "DIV2K_valid_HR")
@@ -338,16 +301,6 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(decoded, tmp_pa
         run(decoded, tmp_path / "sub", "--epochs", "1")
 
 
-def test_schedule_in_its_three_cases():
-    options = {"peak": 1e-3, "floor": 3e-4, "decay_steps": 1000}
-    assert learning_rate_at(0, **options) == pytest.approx(1e-3)
-    assert learning_rate_at(500, **options) == pytest.approx(6.5e-4)
-    assert learning_rate_at(1000, **options) == learning_rate_at(9999, **options) == 3e-4
-    assert learning_rate_at(0, **options, warmup_steps=10) == pytest.approx(1e-4)
-    assert learning_rate_at(9, **options, warmup_steps=10) == pytest.approx(1e-3)
-    assert learning_rate_at(10, **options, warmup_steps=10) == pytest.approx(1e-3)
-
-
 def test_the_report_s_schedule_is_the_default():
     args, _ = train.parse_args([])
     assert train.learning_rate(0, args) == pytest.approx(1e-3)
@@ -356,28 +309,6 @@ def test_the_report_s_schedule_is_the_default():
         16, 192, 1000, "adam", ["DIV2K_decoded", "Flickr2K_decoded"],
     )  # fmt: skip
     assert args.repeat == [10, 1]
-
-
-def test_ema_by_hand():
-    model = torch.nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        model.weight.fill_(0.0)
-        ema = EMA(model, decay=0.5)
-        model.weight.fill_(1.0)
-    ema.update(step=1)  # warm-up: 2/11 of the old
-    assert ema.model.weight.item() == pytest.approx(9 / 11)
-    ema.update(step=10**6)
-    assert ema.model.weight.item() == pytest.approx(10 / 11)
-
-
-def test_ema_has_the_latest_buffers():
-    model = torch.nn.BatchNorm2d(2)
-    ema = EMA(model, decay=0.9)
-    model(torch.rand(4, 2, 3, 3))
-    ema.update(step=1)
-    model.running_mean = model.running_mean + 1  # replaced, not changed in place
-    ema.update(step=2)
-    assert torch.equal(ema.model.running_mean, model.running_mean) and ema.model.num_batches_tracked == 1
 
 
 @pytest.fixture(scope="module")
@@ -543,7 +474,7 @@ def test_a_network_of_one_s_own_must_make_rgb_of_the_scale(channels, larger, mad
         def __init__(self, nf: int = 8, num_modules: int = 1, scale: int = 3) -> None:
             super().__init__(torch.nn.Conv2d(3, channels * larger**2, 1), torch.nn.PixelShuffle(larger))
 
-    monkeypatch.setitem(train.MODELS, "Wrong", Wrong)
+    monkeypatch.setitem(MODELS, "Wrong", Wrong)
     says = rf"^error: Wrong makes \({made}\) of \(2, 3, 8, 8\), not \(2, 3, 24, 24\): RGB, --scale 3 times as large$"
     with pytest.raises(SystemExit, match=says):
         run(decoded, tmp_path, "--model", "Wrong")
@@ -707,18 +638,6 @@ def test_a_run_goes_on_from_other_weights(decoded, tmp_path, capsys):
         run(decoded, tmp_path / "d", "--epochs", "1", "--init", "nowhere.safetensors")
 
 
-def test_a_copy_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
-    copy = tmp_path / "outer/copy"
-    copy.mkdir(parents=True)
-    git = ["git", "-C", str(tmp_path / "outer"), "-c", "user.name=a", "-c", "user.email=a"]
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
-        subprocess.run([*git, *command], check=True)
-    monkeypatch.setattr(train, "__file__", str(tmp_path / "outer/train.py"))
-    assert re.fullmatch("[0-9a-f]{40}", train.git_commit())
-    monkeypatch.setattr(train, "__file__", str(copy / "train.py"))
-    assert train.git_commit() == "unknown"
-
-
 def test_a_network_that_cannot_start_from_interpolation_says_so(decoded, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "build_model", lambda name, **sizes: torch.nn.Conv2d(3, 3, 3))
     with pytest.raises(SystemExit, match="error: IMDN_dw has no start_from_interpolation"):
@@ -836,8 +755,8 @@ def test_the_layout_is_that_of_the_faster_convs(flags, compiler, expected, monke
     ("has_bf16", "flags", "expected"), ((True, [], True), (True, ["--no-bf16"], False), (False, [], False))
 )
 def test_on_a_gpu_the_layout_goes_with_the_precision(has_bf16, flags, expected, monkeypatch):
-    monkeypatch.setattr(train, "check_device", lambda device: None)
-    monkeypatch.setattr(train, "has_bf16", lambda device: has_bf16)
+    monkeypatch.setattr(train_flags, "check_device", lambda device: None)
+    monkeypatch.setattr(train_flags, "has_bf16", lambda device: has_bf16)
     args, _ = train.parse_args(["--data", "sample", "--device", "cuda:0", *flags])
     assert (args.bf16, train.is_faster_in_channels_last(Mock(), args)) == (expected, expected)
 
@@ -877,16 +796,6 @@ def test_a_rate_that_does_not_end_with_the_run_is_warned_of(flags, is_warned, de
 def test_a_rate_that_never_falls_is_warned_of(flags, is_warned, decoded, tmp_path, capsys):
     run(decoded, tmp_path, "--epochs", "1", "--lr", *flags)
     assert ("the rate stays at --lr 0.0003" in capsys.readouterr().err) == is_warned
-
-
-@pytest.mark.parametrize("name", train.RECIPES)
-def test_a_recipe_is_its_flags_and_those_beside_it_win(name):
-    typed = ["--data", "sample", "--lr", "0.5", "--no-cautious", "--minutes", "7", "--recipe", name]
-    args, _ = train.parse_args(typed)
-    spelt, _ = train.parse_args([*train.RECIPES[name].split(), *typed[:-2]])
-    assert (args.lr, args.cautious, args.minutes, args.optimizer) == (0.5, False, 7, "soap")
-    assert args.argv == typed and args.recipe == name
-    assert vars(args) | {"argv": None, "recipe": None} == vars(spelt) | {"argv": None}
 
 
 def test_a_run_by_a_recipe_goes_on_by_it(decoded, tmp_path, capsys):
@@ -971,25 +880,6 @@ def test_resuming_takes_the_same_sizes_by_name(decoded, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.main([*resumed, "--save-dir", "elsewhere"])
     assert "--save-dir elsewhere" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ([], ("IMDN_RTC", 12, 3, 2)),
-        (["--modules", "4", "--scale", "4"], ("IMDN_RTC", 12, 4, 4)),
-        (["--model", "IMDN_RTC", "--nf", "8"], ("IMDN_RTC", 8, 3, 2)),
-        (["--model", "IMDN"], ("IMDN", 64, 6, 3)),  # refused later, as the file holds another family
-        (["--init", "default"], ("IMDN_dw", 32, 10, 3)),
-        (["--init", "absent.pth"], ("IMDN_dw", 32, 10, 3)),
-    ],
-)
-def test_the_network_is_that_of_the_weights_that_it_begins_with(flags, expected, tmp_path):
-    sizes = {"nf": 12, "num_modules": 3, "scale": 2}
-    described = {"model": "IMDN_RTC", "hyperparameters": sizes}
-    save_weights(tmp_path / "w.safetensors", build_model("IMDN_RTC", **sizes), described)
-    args, _ = train.parse_args(["--init", str(tmp_path / "w.safetensors"), "--device", "cpu", *flags])
-    assert (args.model, args.nf, args.modules, args.scale) == expected
 
 
 def test_other_scales_train_beside_set5(tmp_path):

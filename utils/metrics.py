@@ -10,7 +10,6 @@ from torch import Tensor
 
 BUDGET_GFLOPS = 11.1
 BUDGET_PSNR_DB = 31.5
-ROUNDING_MSE = 1 / (12 * 255**2)  # of [0, 1] images, by rounding to 8 bits
 
 
 def quantise(image: Tensor) -> Tensor:
@@ -25,7 +24,7 @@ def crop_to(hr: Tensor, sr: Tensor) -> Tensor:
     return hr[..., : sr.shape[-2], : sr.shape[-1]]
 
 
-def _check_pair(sr: Tensor, hr: Tensor, border: int) -> None:
+def check_pair(sr: Tensor, hr: Tensor, border: int) -> None:
     if sr.shape != hr.shape or sr.ndim != 4 or sr.shape[1] != 3:
         raise ValueError(f"images differ or are not (N, 3, H, W): sr {tuple(sr.shape)}, hr {tuple(hr.shape)}")
     if border < 0 or min(sr.shape[-2:]) <= 2 * border:
@@ -36,7 +35,7 @@ def _shave(image: Tensor, border: int) -> Tensor:
     return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
 
 
-def _mse(sr: Tensor, hr: Tensor) -> Tensor:
+def per_image_mse(sr: Tensor, hr: Tensor) -> Tensor:
     """Of each image: (N,)."""
     return (sr - hr).square().flatten(1).mean(dim=1)
 
@@ -45,41 +44,10 @@ def _psnr_255(mse: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / mse)  # inf where mse is 0
 
 
-def fourier_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean absolute error of the pixels plus that of their Fourier coefficients: a scalar.
-
-    The coefficients (orthonormal, each channel's own; real and imaginary parts apart) are about as large as the pixels'
-    errors. L1's gradient is the error's sign alone: of a pixel the strongest frequencies set it, of a coefficient its
-    own frequency, so that weak ones are learned too.
-
-    Raises:
-        ValueError: shapes differ.
-    Source: the frequency loss of MIMO-UNet (arXiv 2108.05054); weighed by 1, not 0.1.
-    """
-    _check_pair(sr, hr, border=0)
-    error = sr - hr
-    coefficients = torch.fft.rfft2(error, norm="ortho")
-    return error.abs().mean() + torch.view_as_real(coefficients).abs().mean()
-
-
-def psnr_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean over images of minus the PSNR, to be minimised, not quantised: a scalar in dB.
-
-    A score that averages PSNR weighs images by the logarithm of their error, so that a flat one counts as much as a
-    detailed one. The error never falls below that of rounding to 8 bits.
-
-    Raises:
-        ValueError: shapes differ.
-    Source: HINet (arXiv 2105.06086).
-    """
-    _check_pair(sr, hr, border=0)
-    return 10 * torch.log10(_mse(sr, hr) + ROUNDING_MSE).mean()
-
-
 def mse_255(sr: Tensor, hr: Tensor) -> Tensor:
     """Mean squared error over all channels and pixels of the 8-bit images: (N,), grey levels squared."""
-    _check_pair(sr, hr, border=0)
-    return _mse(quantise(sr), quantise(hr))
+    check_pair(sr, hr, border=0)
+    return per_image_mse(quantise(sr), quantise(hr))
 
 
 def psnr_rgb(sr: Tensor, hr: Tensor) -> Tensor:
@@ -113,8 +81,8 @@ def psnr_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
         ValueError: shapes differ, or border leaves no pixels.
     Source: BT.601 studio range, as MATLAB rgb2ycbcr.
     """
-    _check_pair(sr, hr, border)
-    return _psnr_255(_mse(_shave(luma(quantise(sr)), border), _shave(luma(quantise(hr)), border)))
+    check_pair(sr, hr, border)
+    return _psnr_255(per_image_mse(_shave(luma(quantise(sr)), border), _shave(luma(quantise(hr)), border)))
 
 
 def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
@@ -125,7 +93,7 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
         (N,) float64, 1 where images are equal.
     Source: Wang et al. 2004, as their ssim.m; computed by scikit-image.
     """
-    _check_pair(sr, hr, border)
+    check_pair(sr, hr, border)
     if min(sr.shape[-2:]) - 2 * border < 11:
         raise ValueError(f"{sr.shape[-1]}×{sr.shape[-2]} pixels are too few for SSIM's 11×11 window")
     pairs = zip(_shave(luma(quantise(sr)), border)[:, 0].cpu(), _shave(luma(quantise(hr)), border)[:, 0].cpu())
