@@ -40,25 +40,14 @@ from dataset import (
 )
 from models import build_model, chain, tail
 from models.blocks import SeparableConv
-from utils.checkpoint import (
-    network_name,
-    read_weights,
-    save_state,
-    save_weights,
-    take_weights,
-)
+from utils.checkpoint import network_name, read_weights, save_state, save_weights, take_weights
 from utils.cost import count_cost
 from utils.cuda_graph import Replayed
 from utils.distributed import Ranks
 from utils.ema import EMA
 from utils.evaluation import Score, evaluate
 from utils.files import check_writable, locked
-from utils.flags import (
-    first_line,
-    quoted,
-    stop,
-    warn,
-)
+from utils.flags import first_line, quoted, stop, warn
 from utils.hardware import hardware, without_tf32
 from utils.images import list_images
 from utils.layers import unfuse_if_edited
@@ -87,11 +76,12 @@ class TrainingError(RuntimeError):
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict | None]:
+    """The flags, and the state to resume from or None."""
     return read_flags(make_parser(__doc__), argv)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pieces
+# Data
 
 
 class Sets(NamedTuple):
@@ -172,24 +162,52 @@ def is_enough(root: Path, scale: int) -> bool:
         return False
 
 
-def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
-    """Whether the compiled convs of models/chain.py, in NCHW, are the faster ones for this run."""
-    is_narrow = args.nf < chain.WIDE
-    is_separable = any(isinstance(layer, SeparableConv) for layer in model.modules())
-    return args.device == "cpu" and not args.bf16 and not args.compile and (is_narrow or is_separable)
+def place(train_set: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> PairedPatches | DevicePatches:
+    """Puts the decoded images where --cache says; auto takes the fastest place that they fill by half at most."""
+    needed, cache = train_set.lr.nbytes() + train_set.hr.nbytes(), args.cache
+    if cache == "auto":
+        if args.device.startswith("cuda") and needed < torch.cuda.mem_get_info(args.device)[0] / 2:
+            cache = "device"
+        else:
+            cache = "ram" if needed * ranks.local_world < available_bytes() / 2 else "disk"
+    if cache != "disk" and needed > 1e9 and ranks.is_first:
+        where = "RAM" if cache == "ram" else "the GPU"
+        print(f"reading {needed / 1e9:.1f} GB of decoded images into {where}; --cache disk leaves them", flush=True)
+    if cache == "device":
+        return DevicePatches(train_set, args.device)
+    if cache == "ram":
+        train_set.lr.load()
+        train_set.hr.load()
+    return train_set
 
 
-def is_faster_in_channels_last(model: nn.Module, args: argparse.Namespace) -> bool:
-    if args.device.startswith("cuda"):
-        return args.bf16  # cuDNN's float32 convs are slower in it
-    return not (may_run_native(model, args) and chain.compiled()[0])
+def batches(
+    train_set: PairedPatches | DevicePatches, first: int, ranks: Ranks, args: argparse.Namespace
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's share of the batches from iteration `first` on, as if the run had never stopped."""
+    steps = itertools.count(first)
+    shares = (ranks.share(range(step * args.batch, (step + 1) * args.batch)) for step in steps)
+    if isinstance(train_set, DevicePatches):
+        return (train_set[share] for share in shares)
+    return prefetch(train_set, shares, args.workers, pin=args.device.startswith("cuda"))
 
 
-def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
-    """uint8 -> [0, 1] on the device, in its memory format."""
-    # elsewhere than on CUDA the copy may read memory that is freed by then (pytorch/pytorch#189690, of Apple's GPUs)
-    image = batch.to(args.device, non_blocking=args.device.startswith("cuda")) / 255
-    return image if args.channels_last else image.contiguous()
+# ---------------------------------------------------------------------------------------------------------------------
+# The step
+
+
+@dataclass
+class Learner:
+    """What learns: the network, its average where there is one, and the optimiser of its weights."""
+
+    model: nn.Module
+    ema: EMA | None
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is scored and published."""
+        return self.ema.model if self.ema else self.model
 
 
 def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
@@ -224,88 +242,24 @@ def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
         )
 
 
-@torch.inference_mode()
-def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> float:
-    """Mean RGB PSNR over the validation patches, dB: each at most 58.9 dB, as an exact one has infinite."""
-    values, highest = [], -10 * math.log10(ROUNDING_MSE)
-    share = ranks.share(range(len(valid)))
-    for start in range(0, len(share), args.batch):
-        lr, hr = (to_float(batch, args) for batch in valid[share[start : start + args.batch]])
-        with without_tf32():
-            values += psnr_rgb(model(lr), hr).clamp(max=highest).tolist()
-    total, count = ranks.sum((sum(values), len(values)), args.device)
-    return total / count
+def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
+    """Whether the compiled convs of models/chain.py, in NCHW, are the faster ones for this run."""
+    is_narrow = args.nf < chain.WIDE
+    is_separable = any(isinstance(layer, SeparableConv) for layer in model.modules())
+    return args.device == "cpu" and not args.bf16 and not args.compile and (is_narrow or is_separable)
 
 
-def score(
-    model: nn.Module, set5: BenchmarkSet, with_panel: bool, ranks: Ranks, args: argparse.Namespace
-) -> tuple[float, list[Score]]:
-    """Mean RGB PSNR over Set5 by the course protocol, dB; and for the panel, on the first rank, every image's score."""
-    scores_all = with_panel and ranks.is_first
-    scores = list(evaluate(model, set5.items if scores_all else ranks.share(set5.items), args.scale))
-    shared = ranks.share(scores) if scores_all else scores
-    total, count = ranks.sum((sum(s.psnr_db for s in shared), len(shared)), args.device)
-    return total / count, scores if scores_all else []
+def is_faster_in_channels_last(model: nn.Module, args: argparse.Namespace) -> bool:
+    if args.device.startswith("cuda"):
+        return args.bf16  # cuDNN's float32 convs are slower in it
+    return not (may_run_native(model, args) and chain.compiled()[0])
 
 
-def draw(panel: list[Score], args: argparse.Namespace) -> None:
-    """Redraws the plots and Set5's panel; where that fails, training goes on."""
-    try:
-        draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
-        if panel:
-            draw_panel([(s.name, s.sr, s.psnr_db) for s in panel], args.save_dir / "panel.png")
-    except (OSError, ValueError) as error:
-        warn(f"{first_line(error)}; training goes on")
-
-
-def open_tensorboard(first_iteration: int, args: argparse.Namespace) -> Callable[[dict], None]:
-    """What writes log entries to --save-dir/tensorboard; without --tensorboard, nothing.
-
-    Entries of an earlier run from `first_iteration` on are replaced.
-    """
-    if not args.tensorboard:
-        return lambda entry: None
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(args.save_dir / "tensorboard", purge_step=first_iteration)
-
-    def write(entry: dict) -> None:
-        for name in ("learning_rate", "train_loss", "valid_psnr_db", "set5_psnr_db"):
-            if entry[name] is not None:
-                writer.add_scalar(name, entry[name], entry["iteration"])
-        writer.flush()
-
-    return write
-
-
-def place(train_set: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> PairedPatches | DevicePatches:
-    """Puts the decoded images where --cache says; auto takes the fastest place that they fill by half at most."""
-    needed, cache = train_set.lr.nbytes() + train_set.hr.nbytes(), args.cache
-    if cache == "auto":
-        if args.device.startswith("cuda") and needed < torch.cuda.mem_get_info(args.device)[0] / 2:
-            cache = "device"
-        else:
-            cache = "ram" if needed * ranks.local_world < available_bytes() / 2 else "disk"
-    if cache != "disk" and needed > 1e9 and ranks.is_first:
-        where = "RAM" if cache == "ram" else "the GPU"
-        print(f"reading {needed / 1e9:.1f} GB of decoded images into {where}; --cache disk leaves them", flush=True)
-    if cache == "device":
-        return DevicePatches(train_set, args.device)
-    if cache == "ram":
-        train_set.lr.load()
-        train_set.hr.load()
-    return train_set
-
-
-def batches(
-    train_set: PairedPatches | DevicePatches, first: int, ranks: Ranks, args: argparse.Namespace
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's share of the batches from iteration `first` on, as if the run had never stopped."""
-    steps = itertools.count(first)
-    shares = (ranks.share(range(step * args.batch, (step + 1) * args.batch)) for step in steps)
-    if isinstance(train_set, DevicePatches):
-        return (train_set[share] for share in shares)
-    return prefetch(train_set, shares, args.workers, pin=args.device.startswith("cuda"))
+def to_float(batch: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+    """uint8 -> [0, 1] on the device, in its memory format."""
+    # elsewhere than on CUDA the copy may read memory that is freed by then (pytorch/pytorch#189690, of Apple's GPUs)
+    image = batch.to(args.device, non_blocking=args.device.startswith("cuda")) / 255
+    return image if args.channels_last else image.contiguous()
 
 
 def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.Module:
@@ -338,20 +292,6 @@ def accelerate(model: nn.Module, ranks: Ranks, args: argparse.Namespace) -> nn.M
         devices = [torch.device(args.device)] if args.device.startswith("cuda") else None
         return DistributedDataParallel(called, device_ids=devices, gradient_as_bucket_view=True)
     return called
-
-
-@dataclass
-class Learner:
-    """What learns: the network, its average where there is one, and the optimiser of its weights."""
-
-    model: nn.Module
-    ema: EMA | None
-    optimizer: torch.optim.Optimizer
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """What is scored and published."""
-        return self.ema.model if self.ema else self.model
 
 
 class Gradients:
@@ -432,6 +372,73 @@ def diverged(what: str, epoch: int, args: argparse.Namespace) -> TrainingError:
     names = " or ".join(quoted(state) for state in states if state.exists())
     kept = f"go on by --resume {names}" if names else "start again"
     return TrainingError(f"{what} in epoch {epoch}; {kept} with a lower --lr, or with --clip 1")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores and plots
+
+
+@torch.inference_mode()
+def validate(model: nn.Module, valid: PairedPatches, ranks: Ranks, args: argparse.Namespace) -> float:
+    """Mean RGB PSNR over the validation patches, dB: each at most 58.9 dB, as an exact one has infinite."""
+    values, highest = [], -10 * math.log10(ROUNDING_MSE)
+    share = ranks.share(range(len(valid)))
+    for start in range(0, len(share), args.batch):
+        lr, hr = (to_float(batch, args) for batch in valid[share[start : start + args.batch]])
+        with without_tf32():
+            values += psnr_rgb(model(lr), hr).clamp(max=highest).tolist()
+    total, count = ranks.sum((sum(values), len(values)), args.device)
+    return total / count
+
+
+def score(
+    model: nn.Module, set5: BenchmarkSet, with_panel: bool, ranks: Ranks, args: argparse.Namespace
+) -> tuple[float, list[Score]]:
+    """Mean RGB PSNR over Set5 by the course protocol, dB; and for the panel, on the first rank, every image's score."""
+    scores_all = with_panel and ranks.is_first
+    scores = list(evaluate(model, set5.items if scores_all else ranks.share(set5.items), args.scale))
+    shared = ranks.share(scores) if scores_all else scores
+    total, count = ranks.sum((sum(s.psnr_db for s in shared), len(shared)), args.device)
+    return total / count, scores if scores_all else []
+
+
+def draw(panel: list[Score], args: argparse.Namespace) -> None:
+    """Redraws the plots and Set5's panel; where that fails, training goes on."""
+    try:
+        draw_plots(read_log(args.save_dir / "log.jsonl"), args.save_dir)
+        if panel:
+            draw_panel([(s.name, s.sr, s.psnr_db) for s in panel], args.save_dir / "panel.png")
+    except (OSError, ValueError) as error:
+        warn(f"{first_line(error)}; training goes on")
+
+
+def open_tensorboard(first_iteration: int, args: argparse.Namespace) -> Callable[[dict], None]:
+    """What writes log entries to --save-dir/tensorboard; without --tensorboard, nothing.
+
+    Entries of an earlier run from `first_iteration` on are replaced.
+    """
+    if not args.tensorboard:
+        return lambda entry: None
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(args.save_dir / "tensorboard", purge_step=first_iteration)
+
+    def write(entry: dict) -> None:
+        for name in ("learning_rate", "train_loss", "valid_psnr_db", "set5_psnr_db"):
+            if entry[name] is not None:
+                writer.add_scalar(name, entry[name], entry["iteration"])
+        writer.flush()
+
+    return write
+
+
+def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
+    line = f"epoch {entry['epoch']}/{epochs}  rate {entry['learning_rate']:.2e}  loss {entry['train_loss']:.5f}"
+    if entry["valid_psnr_db"] is not None:
+        line += f"  validation {entry['valid_psnr_db']:.3f} dB (best {best_psnr_db:.3f})"
+    if entry["set5_psnr_db"] is not None:
+        line += f"  Set5 {entry['set5_psnr_db']:.3f} dB"
+    return f"{line}  {60 * entry['hours']:.1f} min"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -735,15 +742,6 @@ def save(
         save_state(args.save_dir / "best.pth", state)
     save_state(args.save_dir / "last.pth", state)  # after best.*: a run killed between them repeats the epoch
     write_log(args.save_dir / "log.jsonl", run.history)
-
-
-def format_entry(entry: dict, best_psnr_db: float, epochs: int) -> str:
-    line = f"epoch {entry['epoch']}/{epochs}  rate {entry['learning_rate']:.2e}  loss {entry['train_loss']:.5f}"
-    if entry["valid_psnr_db"] is not None:
-        line += f"  validation {entry['valid_psnr_db']:.3f} dB (best {best_psnr_db:.3f})"
-    if entry["set5_psnr_db"] is not None:
-        line += f"  Set5 {entry['set5_psnr_db']:.3f} dB"
-    return f"{line}  {60 * entry['hours']:.1f} min"
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
