@@ -45,17 +45,17 @@ from dataset import (
     read_named,
     read_sr,
 )
-from models import MODELS, build_model, complete_hyperparameters
+from models import build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
 from utils.cost import count_cost
+from utils.demo_flags import DEFAULT_WEIGHTS, DTYPES, WRITES, make_parser, read_flags, sizes
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
 from utils.export import OnnxNetwork, export_onnx
 from utils.files import CANNOT_WRITE, atomic_path, check_writable, is_made_from, is_output
-from utils.flags import FlagParser, at_least_1, first_line, number_that, stop, warn
-from utils.hardware import check_device
+from utils.flags import first_line, stop, warn
 from utils.images import IMAGE_SUFFIXES, list_images, other_files, write_rgb
 from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
@@ -67,199 +67,95 @@ from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
 
 PUBLISHED = Path(__file__).parent / "checkpoint"
-DEFAULT_CHECKPOINT = PUBLISHED / "IMDN_dw_nf32_m10_x3.safetensors"
+DEFAULT_CHECKPOINT = PUBLISHED / DEFAULT_WEIGHTS
 DEFAULT_SET5 = Path("Set5")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# The flag that says what demo.py does -> those that go with it; where none is given it scores one network.
-SIZES = {"model", "nf", "modules", "scale"}
-RUNS = SIZES | {"checkpoint", "backend", "ensemble"}
-TILES = {"tile", "batch", "precision"}  # scoring has tiles of its own, in float32
-MODES = {
-    "cost_only": SIZES | {"json"},
-    "training": {"all"},
-    "all": {"ensemble", "protocol", "set5", "benchmark", "json", "plot", "curves"},
-    "publish": {"checkpoint", "set5", "benchmark", "data_note", "overwrite"},
-    "sr": {"scale", "protocol", "set5", "benchmark", "csv", "json"},
-    "export": SIZES | {"checkpoint"},
-    "web": RUNS - {"backend"} | TILES | {"port"},
-    "teach": RUNS | TILES | {"output", "share", "from_hr"},
-    "compare": RUNS | TILES | {"input", "hr", "crop"},
-    "input": RUNS | TILES | {"output", "format", "overwrite"},
-    "save_sr": RUNS | {"protocol", "set5", "benchmark", "csv", "json", "overwrite"},
-    "scoring": RUNS | {"protocol", "set5", "benchmark", "csv", "json"},
-}
-
-FIGURE = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
-WRITES = {"plot": FIGURE, "curves": FIGURE, "compare": FIGURE, "csv": (".csv",), "export": (".onnx",)}
-
-
-def make_parser() -> FlagParser:
-    parser = FlagParser(__doc__)
-    add_network_flags(parser)
-    add_scoring_flags(parser)
-    add_upscaling_flags(parser)
-    add_other_flags(parser)
-    parser.add_argument("--device", help="default: cuda where there is a GPU, else cpu")
-    return parser
-
-
-def add_network_flags(parser: FlagParser) -> None:
-    group = parser.add_argument_group("network")
-    group.add_argument("--checkpoint", type=Path, help=f"weights (default: checkpoint/{DEFAULT_CHECKPOINT.name})")
-    group.add_argument("--all", action="store_true", help="every file in checkpoint/")
-    group.add_argument(
-        "--model",
-        choices=list(MODELS),
-        help="the network to choose in checkpoint/, to count, or that a --checkpoint holds which does not say so",
-    )
-    group.add_argument("--nf", type=int, help="features of --model")
-    group.add_argument("--modules", type=int, help="blocks of --model")
-    group.add_argument(
-        "--scale", type=int, choices=(2, 3, 4), help="of the network or of --sr (default: 3, or as --checkpoint says)"
-    )
-    group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
-    group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
-
-
-def add_scoring_flags(parser: FlagParser) -> None:
-    group = parser.add_argument_group("scoring")
-    group.add_argument("--protocol", choices=PROTOCOLS, default="course", help="course: RGB; paper: Y and SSIM")
-    group.add_argument(
-        "--set5", type=Path, help="folder with original/ and, for ×3, LRbicx3/ (default: Set5, else fetched)"
-    )
-    group.add_argument("--benchmark", type=Path, help="folder of HR images; LR by MATLAB's bicubic")
-    group.add_argument(
-        "--sr",
-        type=Path,
-        metavar="DIR",
-        help="score the SR images of this folder, of any program, instead of a network's; they are called as the HR"
-        " images are, or so with one ending for all",
-    )
-    group.add_argument("--save-sr", type=Path, metavar="DIR", help="write the SR images that are scored, as PNG")
-    group.add_argument("--csv", type=Path, help="write Id,Loss rows, as ID_result.csv")
-    group.add_argument("--json", action="store_true", help="print one JSON object instead of the sheet")
-    group.add_argument("--plot", type=Path, metavar="PNG", help="with --all: draw PSNR against FLOPs, ×3")
-    group.add_argument("--curves", type=Path, metavar="PNG", help="with --all: draw PSNR against training, ×3")
-    group.add_argument("--training", action="store_true", help="with --all: how each was trained, from its metadata")
-    group.add_argument(
-        "--publish", action="store_true", help="score --checkpoint by both protocols and copy it to checkpoint/"
-    )
-    group.add_argument("--data-note", help="with --publish: what the training data was, in words")
-
-
-def add_upscaling_flags(parser: FlagParser) -> None:
-    group = parser.add_argument_group("upscaling")
-    group.add_argument("--input", type=Path, help="image, folder, or glob in quotes")
-    group.add_argument(
-        "--teach",
-        type=Path,
-        metavar="DIR",
-        help="decoded set to write to --output, each training image as the network makes it of its LR",
-    )
-    group.add_argument(
-        "--share",
-        type=number_that(float, lambda part: 0 < part <= 1, "must be above 0 and at most 1"),
-        default=1.0,
-        help="with --teach: the network's part in each image (default 1; the rest is the HR's)",
-    )
-    group.add_argument(
-        "--from-hr", action="store_true", help="with --teach: take the HR photos as LR, which is more to learn from"
-    )
-    group.add_argument("--output", type=Path, help="image or folder to write")
-    formats = [suffix[1:] for suffix in IMAGE_SUFFIXES]
-    group.add_argument("--format", choices=formats, help="of the images in that folder (default: of each input)")
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace what --output, --save-sr or checkpoint/ holds already"
-    )
-    group.add_argument("--tile", type=at_least_1, help="longest side of a tile, LR pixels (default: some 768 MB)")
-    group.add_argument("--batch", type=at_least_1, help="tiles at once (default: what memory allows)")
-    group.add_argument("--precision", choices=list(DTYPES), default="float32", help="bfloat16, float16: on a GPU")
-    group.add_argument("--compare", type=Path, metavar="PNG", help="draw LR, bicubic and ours, of --input or --hr")
-    group.add_argument("--hr", type=Path, help="ground truth for --compare; without --input, LR is made from it")
-    group.add_argument("--crop", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="what to enlarge, HR pixels")
-
-
-def add_other_flags(parser: FlagParser) -> None:
-    group = parser.add_argument_group("elsewhere")
-    group.add_argument("--export", type=Path, metavar="ONNX", help="write the network as an ONNX file of any size")
-    group.add_argument("--web", action="store_true", help="open a local page to try the networks on (needs gradio)")
-    port = number_that(int, lambda n: 0 < n < 2**16, "must be from 1 to 65535")
-    group.add_argument("--port", type=port, help="with --web: its port (default: the first free one from 7860)")
-    group.add_argument(
-        "--backend", choices=("torch", "onnxruntime"), default="torch", help="onnxruntime: --checkpoint is an ONNX file"
-    )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    args.mode, others = mode_and_flags(parser, args)
-    check_flags(parser, args, others)
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        check_device(args.device)
-    except ValueError as error:
-        parser.error(f"--device {args.device}: {error}")
-    if args.precision != "float32" and args.device == "cpu":
-        warn(f"--precision {args.precision} is for GPUs; on a CPU float32 is usually faster")
-    return args
+    return read_flags(make_parser(__doc__), argv)
 
 
-def mode_and_flags(parser: FlagParser, args: argparse.Namespace) -> tuple[str, set[str]]:
-    """The first flag of MODES that is given, or `scoring`; and the other flags that are."""
-    given = {flag for flag, value in vars(args).items() if value != parser.get_default(flag)} - {"device"}
-    mode = next((mode for mode in MODES if mode in given), "scoring")
-    return mode, given - {mode}
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
 
 
-def check_flags(parser: FlagParser, args: argparse.Namespace, others: set[str]) -> None:
-    """Refuses flags that contradict one another or do nothing together; `others` are given beside that of the mode."""
-    mode = args.mode
-
-    def spelt(*flags: str) -> str:
-        return ", ".join(f"--{flag.replace('_', '-')}" for flag in flags)
-
-    if args.training and not args.all:
-        parser.error("--training goes with --all")
-    if args.plot and args.all and (args.ensemble or args.benchmark or args.protocol != "course"):
-        parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
-    if stray := natsorted(others - MODES[mode]):
-        if mode == "scoring":
-            parser.error(f"{spelt(stray[0])} goes with {spelt(*(m for m in MODES if stray[0] in MODES[m]))}")
-        parser.error(f"{spelt(stray[0])} does not go with {spelt(mode)}, which takes {spelt(*natsorted(MODES[mode]))}")
-    if mode == "cost_only" and not args.model:
-        parser.error("--cost-only needs --model")
-    if mode == "publish" and not args.checkpoint:
-        parser.error("--publish needs --checkpoint, a best.safetensors of train.py's")
-    if mode in ("teach", "input") and not args.output:
-        parser.error(f"--{mode} needs --output")
-    if mode == "teach" and not (args.checkpoint or args.model):
-        parser.error("--teach needs --checkpoint or --model, the network that teaches")
-    if mode == "compare" and not (args.input or args.hr):
-        parser.error("--compare needs --input or --hr")
+def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
+    """The network of --checkpoint on --device, and its metadata."""
     if args.backend == "onnxruntime":
-        if not (args.checkpoint and args.checkpoint.suffix.lower() == ".onnx"):
-            parser.error("--backend onnxruntime needs --checkpoint, an .onnx file that --export wrote")
-        if args.model or args.nf or args.modules or args.scale:
-            parser.error(
-                "--backend onnxruntime: the .onnx file says which network it holds; leave out --model and its sizes"
-            )
-        if args.device not in (None, "cpu"):
-            parser.error("--backend onnxruntime computes on the CPU; leave out --device")
-        if args.precision != "float32":
-            parser.error("--backend onnxruntime computes in float32; leave out --precision")
-    for flag, suffixes in WRITES.items():
-        if (path := getattr(args, flag)) and path.suffix.lower() not in suffixes:
-            parser.error(f"--{flag} {path}: its name must end in {' or '.join(suffixes)}")
-    if args.from_hr and args.share < 1:
-        parser.error("--from-hr has no HR of its own to average with; leave out --share")
-    if args.set5 and args.benchmark and mode != "publish":
-        parser.error("--set5 and --benchmark: give one")
+        model = OnnxNetwork(args.checkpoint)
+        return prepare(model, args), model.metadata
+    model, metadata = load_model(args.checkpoint or published_file(args), args.model, **sizes(args))
+    return prepare(model, args), metadata
 
 
-def sizes(args: argparse.Namespace) -> dict[str, int | None]:
-    return {"nf": args.nf, "num_modules": args.modules, "scale": args.scale}
+def prepare(model: nn.Module, args: argparse.Namespace) -> nn.Module:
+    """The network as it runs: on --device, and with --ensemble on eight views of its input."""
+    if not isinstance(model, OnnxNetwork):  # whose device is the CPU
+        model = model.to(args.device)
+    return SelfEnsemble(model) if args.ensemble else model
+
+
+def published_file(args: argparse.Namespace) -> Path:
+    """The weights in checkpoint/ of --model, --nf, --modules and --scale, as far as they are given.
+
+    The default ones where they fit, else the only ones, of ×3 where no scale is given.
+    """
+    named = {"model": args.model, **sizes(args)}
+    if not (wanted := {key: value for key, value in named.items() if value is not None}):
+        return DEFAULT_CHECKPOINT
+    networks = {
+        file: {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
+        for file, metadata in published_weights().items()
+    }
+    found = [file for file, network in networks.items() if wanted.items() <= network.items()]
+    if DEFAULT_CHECKPOINT in found:
+        return DEFAULT_CHECKPOINT
+    if args.scale is None:
+        found = [file for file in found if networks[file].get("scale") == 3] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        how_many, these = "several", f"--model, --nf, --modules and --scale choose among {names_of(found)}"
+    else:
+        in_common = {file: len(wanted.items() & network.items()) for file, network in networks.items()}
+        nearest = [file for file, count in in_common.items() if count == max(in_common.values())]
+        is_near = any(in_common.values())
+        how_many, these = "no", f"the nearest are {names_of(nearest)}" if is_near else "--all lists what it holds"
+    raise CheckpointError(
+        f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; {these}; --checkpoint names other files,"
+        " --cost-only needs none"
+    )
+
+
+def names_of(files: Sequence[Path]) -> str:
+    return ", ".join(file.stem for file in files)
+
+
+def published_weights() -> dict[Path, dict]:
+    """The files in checkpoint/ and their metadata; what cannot be read is told of and left out."""
+    published = {}
+    for file in natsorted(PUBLISHED.glob("[!.]*.safetensors")):
+        try:
+            published[file] = read_weights(file)[1]
+        except CheckpointError as error:
+            warn(f"left out: {error}")
+    if not published:
+        raise CheckpointError(f"{PUBLISHED} holds no weights")
+    return published
+
+
+def in_words(named: dict) -> str:
+    return " ".join(f"{key}={value}" for key, value in named.items())
+
+
+def print_cost(args: argparse.Namespace) -> None:
+    hyperparameters = complete_hyperparameters(args.model, **sizes(args))
+    flops_g, params_m = count_cost(build_model(args.model, **hyperparameters))
+    if args.json:
+        cost = {"flops_g": flops_g, "params_m": params_m}
+        print(to_json({"model": args.model, "hyperparameters": hyperparameters, **cost}))
+    else:
+        print(f"{args.model} {in_words(hyperparameters)}\nFLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -299,6 +195,13 @@ def fetch_failure(root: Path) -> str | None:
         return str(error)
 
 
+def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namespace) -> dict:
+    scale = metadata["hyperparameters"]["scale"]
+    benchmark = open_benchmark(args, scale)
+    result = score(model, metadata, benchmark, args, args.protocol)
+    return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
+
+
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
     """Scores one network; the keys are those of --json, where score_beside_bicubic adds bicubic's."""
     hyperparameters = metadata["hyperparameters"]
@@ -320,62 +223,18 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     return result | (verdict(result, scores) if is_reports_benchmark(result) else {})
 
 
-def published_file(args: argparse.Namespace) -> Path:
-    """The weights in checkpoint/ of --model, --nf, --modules and --scale, as far as they are given.
-
-    The default ones where they fit, else the only ones, of ×3 where no scale is given.
-    """
-    named = {"model": args.model, **sizes(args)}
-    if not (wanted := {key: value for key, value in named.items() if value is not None}):
-        return DEFAULT_CHECKPOINT
-    networks = {
-        file: {"model": metadata.get("model"), **metadata.get("hyperparameters", {})}
-        for file, metadata in published_weights().items()
-    }
-    found = [file for file, network in networks.items() if wanted.items() <= network.items()]
-    if DEFAULT_CHECKPOINT in found:
-        return DEFAULT_CHECKPOINT
-    if args.scale is None:
-        found = [file for file in found if networks[file].get("scale") == 3] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        how_many, these = "several", f"--model, --nf, --modules and --scale choose among {names_of(found)}"
-    else:
-        in_common = {file: len(wanted.items() & network.items()) for file, network in networks.items()}
-        nearest = [file for file, count in in_common.items() if count == max(in_common.values())]
-        is_near = any(in_common.values())
-        how_many, these = "no", f"the nearest are {names_of(nearest)}" if is_near else "--all lists what it holds"
-    raise CheckpointError(
-        f"{PUBLISHED} holds {how_many} weights of {in_words(wanted)}; {these}; --checkpoint names other files,"
-        " --cost-only needs none"
-    )
-
-
-def names_of(files: Sequence[Path]) -> str:
-    return ", ".join(file.stem for file in files)
-
-
-def open_network(args: argparse.Namespace) -> tuple[nn.Module, dict]:
-    """The network of --checkpoint on --device, and its metadata."""
-    if args.backend == "onnxruntime":
-        model = OnnxNetwork(args.checkpoint)
-        return prepare(model, args), model.metadata
-    model, metadata = load_model(args.checkpoint or published_file(args), args.model, **sizes(args))
-    return prepare(model, args), metadata
-
-
-def prepare(model: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """The network as it runs: on --device, and with --ensemble on eight views of its input."""
-    if not isinstance(model, OnnxNetwork):  # whose device is the CPU
-        model = model.to(args.device)
-    return SelfEnsemble(model) if args.ensemble else model
-
-
-def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namespace) -> dict:
-    scale = metadata["hyperparameters"]["scale"]
+def score_files(args: argparse.Namespace) -> dict:
+    """Scores the images of --sr; the keys are those of --json."""
+    scale = args.scale or 3
     benchmark = open_benchmark(args, scale)
-    result = score(model, metadata, benchmark, args, args.protocol)
+    asked = {"scale": scale, "protocol": args.protocol, "ensemble": False, "images": benchmark.name}
+    check_csv(asked, args)
+    images = tqdm(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False, disable=None)
+    measured = (measure(name, to_tensor(sr), to_tensor(hr), scale, args.protocol) for name, sr, hr in images)
+    scores = collect(measured, args)
+    result = {"sr": str(args.sr), **asked, **summarise(scores)}
+    if is_reports_benchmark(asked):
+        result["kaggle_score"] = kaggle_score([s.mse for s in scores])
     return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
 
 
@@ -389,6 +248,26 @@ def collect(scores: Iterable[Score], args: argparse.Namespace) -> list[Score]:
     if args.csv:
         write_csv(args.csv, collected)
     return collected
+
+
+def summarise(scores: Sequence[Score]) -> dict:
+    """Averages of per-image scores, and these."""
+    measured = [s for s in scores if s.ssim is not None]
+    return {
+        "per_image": {s.name: s.psnr_db for s in scores},
+        "average_psnr_db": average(s.psnr_db for s in scores),
+        **({"ssim": average(s.ssim for s in measured)} if measured else {}),
+    }
+
+
+def verdict(result: dict, scores: Sequence[Score]) -> dict:
+    """The report's judgement, which is of Set5 ×3 by the course protocol alone."""
+    psnr_db, flops_g = result["average_psnr_db"], result["flops_g"]
+    return {
+        "makes_budget": not missed_conditions(psnr_db, flops_g),
+        "ranking_score": ranking_score(psnr_db, flops_g, result["params_m"]),
+        "kaggle_score": kaggle_score([s.mse for s in scores]),
+    }
 
 
 def check_csv(asked: dict, args: argparse.Namespace) -> None:
@@ -414,50 +293,11 @@ def check_can_save_sr(benchmark: BenchmarkSet, args: argparse.Namespace) -> None
             raise DataError(f"--save-sr {folder} holds {file.name} already; {remedy}")
 
 
-def score_files(args: argparse.Namespace) -> dict:
-    """Scores the images of --sr; the keys are those of --json."""
-    scale = args.scale or 3
-    benchmark = open_benchmark(args, scale)
-    asked = {"scale": scale, "protocol": args.protocol, "ensemble": False, "images": benchmark.name}
-    check_csv(asked, args)
-    images = tqdm(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False, disable=None)
-    measured = (measure(name, to_tensor(sr), to_tensor(hr), scale, args.protocol) for name, sr, hr in images)
-    scores = collect(measured, args)
-    result = {"sr": str(args.sr), **asked, **summarise(scores)}
-    if is_reports_benchmark(asked):
-        result["kaggle_score"] = kaggle_score([s.mse for s in scores])
-    return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
-
-
-def summarise(scores: Sequence[Score]) -> dict:
-    """Averages of per-image scores, and these."""
-    measured = [s for s in scores if s.ssim is not None]
-    return {
-        "per_image": {s.name: s.psnr_db for s in scores},
-        "average_psnr_db": average(s.psnr_db for s in scores),
-        **({"ssim": average(s.ssim for s in measured)} if measured else {}),
-    }
-
-
-def verdict(result: dict, scores: Sequence[Score]) -> dict:
-    """The report's judgement, which is of Set5 ×3 by the course protocol alone."""
-    psnr_db, flops_g = result["average_psnr_db"], result["flops_g"]
-    return {
-        "makes_budget": not missed_conditions(psnr_db, flops_g),
-        "ranking_score": ranking_score(psnr_db, flops_g, result["params_m"]),
-        "kaggle_score": kaggle_score([s.mse for s in scores]),
-    }
-
-
 def write_csv(path: Path, scores: Sequence[Score]) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("Id", "Loss"))
         writer.writerows(enumerate(s.mse for s in scores))
-
-
-def in_words(named: dict) -> str:
-    return " ".join(f"{key}={value}" for key, value in named.items())
 
 
 def format_sheet(result: dict) -> str:
@@ -495,44 +335,8 @@ def to_json(result: dict) -> str:
     return json.dumps(json.loads(json.dumps(result), parse_constant=lambda _: None))
 
 
-def published_weights() -> dict[Path, dict]:
-    """The files in checkpoint/ and their metadata; what cannot be read is told of and left out."""
-    published = {}
-    for file in natsorted(PUBLISHED.glob("[!.]*.safetensors")):
-        try:
-            published[file] = read_weights(file)[1]
-        except CheckpointError as error:
-            warn(f"left out: {error}")
-    if not published:
-        raise CheckpointError(f"{PUBLISHED} holds no weights")
-    return published
-
-
-def print_training() -> None:
-    """How everything in checkpoint/ was trained: a table, then each leg's command and commit.
-
-    Legs that a network shares with the one it began as are counted, not told again.
-    """
-    published = {file.stem: metadata for file, metadata in published_weights().items()}
-    for name in [name for name, metadata in published.items() if not metadata.get("commands")]:
-        print(f"{name} does not say how it was trained", file=sys.stderr)
-        del published[name]
-    print(training_table(published))
-    for name, metadata in published.items():
-        print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")
-        legs, origin = metadata["commands"], (metadata.get("started_from") or {}).get("network")
-        shared = legs_in_common(legs, published[origin]["commands"]) if origin in published else 0
-        if shared:
-            print(f"  the first legs of {origin}, {shared} in all, and then")
-        for leg in legs[shared:]:
-            torchrun = f", {n} processes of torchrun" if (n := leg.get("processes", 1)) > 1 else ""
-            print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}{torchrun}: {leg['command']}")
-
-
-def legs_in_common(legs: Sequence[dict], others: Sequence[dict]) -> int:
-    """How many legs two networks share from the first on."""
-    told = [[(leg["from_iteration"], leg["commit"], leg["command"]) for leg in each] for each in (legs, others)]
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*told)))
+# ---------------------------------------------------------------------------------------------------------------------
+# What checkpoint/ holds
 
 
 def score_all(args: argparse.Namespace) -> None:
@@ -562,6 +366,33 @@ def score_all(args: argparse.Namespace) -> None:
         colour = "RGB" if args.protocol == "course" else "Y"
         ensemble = ", ×8 self-ensemble" if args.ensemble else ""
         print(f"{results[0]['images']}, {args.protocol} protocol ({colour}){ensemble}\n\n{results_table(results)}")
+
+
+def print_training() -> None:
+    """How everything in checkpoint/ was trained: a table, then each leg's command and commit.
+
+    Legs that a network shares with the one it began as are counted, not told again.
+    """
+    published = {file.stem: metadata for file, metadata in published_weights().items()}
+    for name in [name for name, metadata in published.items() if not metadata.get("commands")]:
+        print(f"{name} does not say how it was trained", file=sys.stderr)
+        del published[name]
+    print(training_table(published))
+    for name, metadata in published.items():
+        print(f"\n{name}, on {metadata['data'].get('note', ', '.join(metadata['data']['sets']))}")
+        legs, origin = metadata["commands"], (metadata.get("started_from") or {}).get("network")
+        shared = legs_in_common(legs, published[origin]["commands"]) if origin in published else 0
+        if shared:
+            print(f"  the first legs of {origin}, {shared} in all, and then")
+        for leg in legs[shared:]:
+            torchrun = f", {n} processes of torchrun" if (n := leg.get("processes", 1)) > 1 else ""
+            print(f"  from iteration {leg['from_iteration']}, commit {leg['commit'][:12]}{torchrun}: {leg['command']}")
+
+
+def legs_in_common(legs: Sequence[dict], others: Sequence[dict]) -> int:
+    """How many legs two networks share from the first on."""
+    told = [[(leg["from_iteration"], leg["commit"], leg["command"]) for leg in each] for each in (legs, others)]
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*told)))
 
 
 def publish(args: argparse.Namespace) -> None:
@@ -598,16 +429,6 @@ def publish(args: argparse.Namespace) -> None:
     if target.exists() and not args.overwrite:
         raise DataError(f"{target} exists and was left as it is; --overwrite replaces it")
     save_weights(target, model.cpu(), metadata)
-
-
-def print_cost(args: argparse.Namespace) -> None:
-    hyperparameters = complete_hyperparameters(args.model, **sizes(args))
-    flops_g, params_m = count_cost(build_model(args.model, **hyperparameters))
-    if args.json:
-        cost = {"flops_g": flops_g, "params_m": params_m}
-        print(to_json({"model": args.model, "hyperparameters": hyperparameters, **cost}))
-    else:
-        print(f"{args.model} {in_words(hyperparameters)}\nFLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
