@@ -49,7 +49,7 @@ from models import build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
 from utils.cost import count_cost
-from utils.demo_flags import DEFAULT_WEIGHTS, DTYPES, WRITES, make_parser, read_flags, sizes
+from utils.demo_flags import DEFAULT_WEIGHTS, DTYPES, WRITES, read_flags, sizes
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
@@ -72,7 +72,8 @@ DEFAULT_SET5 = Path("Set5")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    return read_flags(make_parser(__doc__), argv)
+    """The flags, and what they ask for as `mode`."""
+    return read_flags(__doc__, argv)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -668,7 +669,7 @@ def soften(model: nn.Module, pair: Pair, scale: int, args: argparse.Namespace) -
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Elsewhere
+# The page
 
 
 def open_page(args: argparse.Namespace):
@@ -683,6 +684,10 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
     scale = metadata["hyperparameters"]["scale"]
     model = prepare(model, args)
     return lambda photo: (upscale_photo(model, scale, photo, args), scale)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
 
 
 def check_targets(args: argparse.Namespace) -> None:

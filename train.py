@@ -53,15 +53,24 @@ from utils.images import list_images
 from utils.layers import unfuse_if_edited
 from utils.layout import sets_below
 from utils.log import read_log, write_log
-from utils.losses import LOSSES, ROUNDING_MSE
+from utils.losses import LOSSES
 from utils.memory import available_bytes, is_memory_shortage, keep_freed_memory, memory_shortage
-from utils.metrics import psnr_rgb
+from utils.metrics import ROUNDING_MSE, psnr_rgb
 from utils.mixed_precision import MixedPrecision
 from utils.plots import draw_panel, draw_plots
 from utils.record import Run, describe_run, git_commit
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
-from utils.train_flags import DEFAULT_DATA, REPORT_FLOOR, init_file, make_parser, read_flags, sizes, warn_of_flags
+from utils.train_flags import (
+    COSINE_FLOOR,
+    COSINE_WARMUP,
+    DEFAULT_DATA,
+    REPORT_FLOOR,
+    init_file,
+    read_flags,
+    sizes,
+    warn_of_flags,
+)
 
 # X3 stands for any scale.
 DOWNLOADS = """\
@@ -77,7 +86,7 @@ class TrainingError(RuntimeError):
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the state to resume from or None."""
-    return read_flags(make_parser(__doc__), argv)
+    return read_flags(__doc__, argv)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,7 +230,8 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Of optimiser step `step`, counted from 0, by --schedule."""
     is_report = args.schedule == "report"
-    epochs, floor, warmup = (args.anneal_epochs, REPORT_FLOOR, 0) if is_report else (args.epochs, 1e-6, 100)
+    epochs = args.anneal_epochs if is_report else args.epochs
+    floor, warmup = (REPORT_FLOOR, 0) if is_report else (COSINE_FLOOR, COSINE_WARMUP)
     decay_steps = epochs * args.iterations
     return learning_rate_at(
         step,
@@ -230,16 +240,6 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
         decay_steps=decay_steps,
         warmup_steps=min(warmup, decay_steps // 10) if args.warmup is None else args.warmup,
     )
-
-
-def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
-    """Tells where the flags of a resumed run change its rate: a stretched cosine goes back up."""
-    was, now = learning_rate(step, argparse.Namespace(**before)), learning_rate(step, args)
-    if abs(now - was) > 0.01 * was:
-        warn(
-            f"these flags change the learning rate from {was:.2e} to {now:.2e}; --init, with the weights and a"
-            " --save-dir of its own, begins another schedule instead"
-        )
 
 
 def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
@@ -597,6 +597,16 @@ def warn_of_same_patches(file: Path, args: argparse.Namespace) -> None:
     before += [flags.get(name) for name in ("patch", "detail", "noise")]
     if before == [args.seed, args.scale, args.data, args.repeat, args.patch, args.detail, args.noise]:
         warn(f"{file} learned from the same patches in this order; take another --seed")
+
+
+def warn_of_a_jump(before: dict, step: int, args: argparse.Namespace) -> None:
+    """Tells where the flags of a resumed run change its rate: a stretched cosine goes back up."""
+    was, now = learning_rate(step, argparse.Namespace(**before)), learning_rate(step, args)
+    if abs(now - was) > 0.01 * was:
+        warn(
+            f"these flags change the learning rate from {was:.2e} to {now:.2e}; --init, with the weights and a"
+            " --save-dir of its own, begins another schedule instead"
+        )
 
 
 def warn_if_the_start_was_better(run: Run) -> None:

@@ -214,12 +214,7 @@ def test_no_data_says_where_to_get_it(tmp_path):
 @pytest.mark.parametrize("have", train.DEFAULT_DATA)
 def test_the_set_that_is_here_is_offered_where_it_is_enough(have, decoded, tmp_path):
     here = decoded.rename(tmp_path / have)
-    flags = [
-        "--save-dir",
-        str(tmp_path / "run"),
-        "--data",
-        *(str(tmp_path / name) for name in train.DEFAULT_DATA),
-    ]
+    flags = ["--save-dir", str(tmp_path / "run"), "--data", *(str(tmp_path / name) for name in train.DEFAULT_DATA)]
     with pytest.raises(SystemExit, match=re.escape(f"or train on {here} alone: --data {here}")):
         train.main([*TINY, *flags])
     shutil.rmtree(here / "DIV2K_valid_HR")

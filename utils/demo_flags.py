@@ -136,8 +136,9 @@ def add_other_flags(parser: FlagParser) -> None:
     )
 
 
-def read_flags(parser: FlagParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags, what they ask for as `mode`; refused where they contradict one another or the machine."""
+def read_flags(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags, and what they ask for as `mode`; refused where they contradict one another or the machine."""
+    parser = make_parser(description)
     args = parser.parse_args(argv)
     args.mode, others = mode_and_flags(parser, args)
     check_flags(parser, args, others)

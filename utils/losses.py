@@ -4,9 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.metrics import check_pair, per_image_mse
-
-ROUNDING_MSE = 1 / (12 * 255**2)  # of [0, 1] images, by rounding to 8 bits
+from utils.metrics import ROUNDING_MSE, check_pair, per_image_mse
 
 
 def fourier_loss(sr: Tensor, hr: Tensor) -> Tensor:

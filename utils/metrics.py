@@ -10,6 +10,7 @@ from torch import Tensor
 
 BUDGET_GFLOPS = 11.1
 BUDGET_PSNR_DB = 31.5
+ROUNDING_MSE = 1 / (12 * 255**2)  # of [0, 1] images, by rounding to 8 bits
 
 
 def quantise(image: Tensor) -> Tensor:
@@ -25,6 +26,7 @@ def crop_to(hr: Tensor, sr: Tensor) -> Tensor:
 
 
 def check_pair(sr: Tensor, hr: Tensor, border: int) -> None:
+    """Raises ValueError where shapes differ or are not (N, 3, H, W), or border leaves no pixels."""
     if sr.shape != hr.shape or sr.ndim != 4 or sr.shape[1] != 3:
         raise ValueError(f"images differ or are not (N, 3, H, W): sr {tuple(sr.shape)}, hr {tuple(hr.shape)}")
     if border < 0 or min(sr.shape[-2:]) <= 2 * border:
@@ -36,7 +38,7 @@ def _shave(image: Tensor, border: int) -> Tensor:
 
 
 def per_image_mse(sr: Tensor, hr: Tensor) -> Tensor:
-    """Of each image: (N,)."""
+    """Of each image: (N,), of values as they are, not quantised."""
     return (sr - hr).square().flatten(1).mean(dim=1)
 
 

@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.layout import TEACHER
-
-# Flags whose values, the last leg's, are written into the published weights; None where --help tells what it was.
-DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
-DESCRIBED += ("anneal_epochs", "warmup", "epochs", "minutes", "iterations", "ema", "clip", "init", "bf16", "compile")
-DESCRIBED += ("detail", "noise")
+from utils.train_flags import DESCRIBED
 
 
 @dataclass
@@ -24,7 +20,7 @@ class Run:
             say) and what came before it in turn.
         commands: each leg's command, commit, hardware, torch, number of processes and the iteration it began at.
         seconds: of this run so far, all its legs.
-        trained_on: `mark_of` the training images; None in states of before it was noted.
+        trained_on: a number made of the training images' names and sizes; None in states of before it was noted.
         validated_on: names of the validation images, which the best is the best on.
         start_psnr_db: of the weights that --init names, on the same images; None without such weights.
     """

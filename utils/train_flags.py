@@ -1,4 +1,4 @@
-"""train.py's flags: what there is, what completes it, and what a resumed run takes from its state."""
+"""train.py's flags: what there is, what completes it, what is refused or warned of, and what a resumed run keeps."""
 
 import argparse
 import sys
@@ -41,11 +41,17 @@ FIXED += ("iterations", "detail", "noise", "valid_patch", "valid_repeat", "save_
 # Flags that belong to the machine: a resumed run chooses them anew.
 MACHINE = ("resume", "device", "workers", "cache", "compile", "graph", "channels_last")
 
+# Flags whose values, the last leg's, are written into the published weights; None where --help tells what it was.
+DESCRIBED = ("batch", "patch", "optimizer", "precondition_every", "cautious", "loss", "lr", "schedule", "lr_min")
+DESCRIBED += ("anneal_epochs", "warmup", "epochs", "minutes", "iterations", "ema", "clip", "init", "bf16", "compile")
+DESCRIBED += ("detail", "noise")
+
 DEFAULT_DATA = ["DIV2K_decoded", "Flickr2K_decoded"]
 
 AUTO = Path("auto")  # of --resume
 
 REPORT_FLOOR = 3e-4  # the rate that --schedule report falls to
+COSINE_FLOOR, COSINE_WARMUP = 1e-6, 100  # the rate that --schedule cosine falls to, and the iterations that it rises
 
 
 def make_parser(description: str) -> FlagParser:
@@ -159,7 +165,7 @@ def add_optimisation_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--lr-min",
         type=not_negative,
-        help=f"floor (default: {REPORT_FLOOR:g} for report, 1e-6 for cosine, --lr at most)",
+        help=f"floor (default: {REPORT_FLOOR:g} for report, {COSINE_FLOOR:g} for cosine, --lr at most)",
     )
     group.add_argument(
         "--anneal-epochs", type=at_least_1, default=1000, help="of --schedule report; default %(default)s"
@@ -167,7 +173,7 @@ def add_optimisation_flags(parser: FlagParser) -> None:
     group.add_argument(
         "--warmup",
         type=at_least_0,
-        help="iterations (default: 0 for report; 100 for cosine, a tenth of the run at most)",
+        help=f"iterations (default: 0 for report; {COSINE_WARMUP} for cosine, a tenth of the run at most)",
     )
     group.add_argument(
         "--precondition-every", type=at_least_1, default=10, help="steps between SOAP's eigenbases; default %(default)s"
@@ -208,8 +214,9 @@ def add_run_flags(parser: FlagParser) -> None:
     )
 
 
-def read_flags(parser: FlagParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict | None]:
+def read_flags(description: str, argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict | None]:
     """The flags, and the state to resume from or None. A resumed run's own flags are the defaults."""
+    parser = make_parser(description)
     typed = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(typed)
     if args.recipe:
@@ -232,45 +239,6 @@ def read_flags(parser: FlagParser, argv: Sequence[str] | None) -> tuple[argparse
     args = resumed_args(parser, args, state)
     complete_args(parser, args)
     return args, state
-
-
-def state_nearby(path: Path) -> str:
-    """Where a training state lies instead of one that cannot be read, to be put behind why; "" where none does."""
-    if path.suffix.lower() in (".safetensors", ".onnx"):  # the error itself says what to give
-        return ""
-    folder = path if path.is_dir() else path.parent
-    others = [file for name in ("last.pth", "best.pth") if (file := folder / name) != path and file.exists()]
-    return f"; {'in' if folder == path else 'beside'} it is {quoted(others[0])}" if others else ""
-
-
-def resumed_args(parser: FlagParser, given: argparse.Namespace, state: dict) -> argparse.Namespace:
-    """The flags of a state's run, and over them those that are given anew; new --minutes set --epochs, by the pace.
-
-    Refuses what cannot change, and ends the process where --resume auto has nothing to do.
-    """
-    saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
-    saved = {"recipe": None, **saved, "save_dir": str(given.resume.parent)}
-    names = {flag.split("=")[0] for flag in given.argv}
-    if "--epochs" in names:
-        saved["minutes"] = None
-    if "--data" in names and len(given.data) != len(saved["data"]):
-        saved["repeat"] = None  # it holds a weight for each set of before
-    parser.set_defaults(**saved)
-    kept = {name: getattr(given, name) for name in ("argv", "resume", "is_auto")}
-    # without --recipe's flags: the state holds what they stand for
-    args = argparse.Namespace(**vars(parser.parse_args(given.argv)) | kept)
-    for flag in FIXED:
-        value, before = getattr(args, flag), saved[flag]
-        if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
-            name = flag.replace("_", "-")
-            parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
-    check_args(parser, args)
-    epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
-    if args.minutes and args.minutes != saved["minutes"]:  # by the pace so far
-        args.epochs = epoch + max(0, int((60 * args.minutes - seconds) / seconds * epoch))
-    if args.is_auto and epoch >= max(args.epochs, saved["epochs"]):
-        parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
-    return args
 
 
 def complete_network(args: argparse.Namespace) -> None:
@@ -349,6 +317,45 @@ def complete_args(parser: FlagParser, args: argparse.Namespace) -> None:
         except ImportError:
             parser.error("--tensorboard needs the package: pip install tensorboard")
     args.save_dir = save_dir(args)
+
+
+def state_nearby(path: Path) -> str:
+    """Where a training state lies instead of one that cannot be read, to be put behind why; "" where none does."""
+    if path.suffix.lower() in (".safetensors", ".onnx"):  # the error itself says what to give
+        return ""
+    folder = path if path.is_dir() else path.parent
+    others = [file for name in ("last.pth", "best.pth") if (file := folder / name) != path and file.exists()]
+    return f"; {'in' if folder == path else 'beside'} it is {quoted(others[0])}" if others else ""
+
+
+def resumed_args(parser: FlagParser, given: argparse.Namespace, state: dict) -> argparse.Namespace:
+    """The flags of a state's run, and over them those that are given anew; new --minutes set --epochs, by the pace.
+
+    Refuses what cannot change, and ends the process where --resume auto has nothing to do.
+    """
+    saved = {key: value for key, value in state["args"].items() if key not in MACHINE}
+    saved = {"recipe": None, **saved, "save_dir": str(given.resume.parent)}
+    names = {flag.split("=")[0] for flag in given.argv}
+    if "--epochs" in names:
+        saved["minutes"] = None
+    if "--data" in names and len(given.data) != len(saved["data"]):
+        saved["repeat"] = None  # it holds a weight for each set of before
+    parser.set_defaults(**saved)
+    kept = {name: getattr(given, name) for name in ("argv", "resume", "is_auto")}
+    # without --recipe's flags: the state holds what they stand for
+    args = argparse.Namespace(**vars(parser.parse_args(given.argv)) | kept)
+    for flag in FIXED:
+        value, before = getattr(args, flag), saved[flag]
+        if value != before and not (flag == "save_dir" and Path(value).resolve() == Path(before).resolve()):
+            name = flag.replace("_", "-")
+            parser.error(f"--{name} {value}: the resumed run has {before}, and it cannot change")
+    check_args(parser, args)
+    epoch, seconds = state["run"]["epoch"], state["run"]["seconds"]
+    if args.minutes and args.minutes != saved["minutes"]:  # by the pace so far
+        args.epochs = epoch + max(0, int((60 * args.minutes - seconds) / seconds * epoch))
+    if args.is_auto and epoch >= max(args.epochs, saved["epochs"]):
+        parser.exit(0, f"{args.resume}: this run has ended at epoch {epoch}; nothing to do\n")
+    return args
 
 
 def sizes(args: argparse.Namespace) -> dict[str, int]:
