@@ -61,7 +61,6 @@ from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, is_enlarged, read_photo, spread_colours, write_photo
-from utils.pictures import draw_comparison, draw_learning_curves, draw_psnr_against_flops, most_different_crop
 from utils.tables import is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
@@ -341,6 +340,8 @@ def to_json(result: dict) -> str:
 
 
 def score_all(args: argparse.Namespace) -> None:
+    from utils.pictures import draw_learning_curves, draw_psnr_against_flops  # here: importing Matplotlib takes long
+
     files = list(published_weights())
     results, benchmarks, curves = [], {}, {}
     for file in tqdm(files, leave=False, disable=None):
@@ -546,6 +547,8 @@ def read_colours(path: Path) -> np.ndarray:
 @torch.inference_mode()
 def compare(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     """Draws --compare: LR, bicubic, ours and, where given, HR, with each one's PSNR (RGB, whole image)."""
+    from utils.pictures import draw_comparison, most_different_crop  # here: importing Matplotlib takes long
+
     for photo in (args.input, args.hr):
         if photo and photo.is_dir():
             raise DataError(f"{photo} is a folder; --compare draws one photo")

@@ -475,7 +475,9 @@ def test_an_image_is_never_written_over_itself(set5, capsys):
 
 def test_comparison_with_and_without_ground_truth(set5, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append((panels, crop, shape)))
+    monkeypatch.setattr(
+        "utils.pictures.draw_comparison", lambda path, panels, crop, shape: drawn.append((panels, crop, shape))
+    )
     assert run("--compare", "c.png", "--hr", "Set5/original/baby.png") == 0
     assert re.fullmatch(r"c\.png: bicubic \d+\.\d{3} dB, ours \d+\.\d{3} dB\n", capsys.readouterr().out)
     assert run("--compare", "c.png", "--input", "Set5/LRbicx3/babyx3.png", "--crop", 3, 2, 9) == 0
@@ -495,7 +497,7 @@ def test_comparison_with_and_without_ground_truth(set5, monkeypatch, capsys):
 
 def test_a_comparison_takes_alpha_and_16_bits(set5, monkeypatch):
     drawn = []
-    monkeypatch.setattr(demo, "draw_comparison", lambda path, panels, crop, shape: drawn.append(panels[0][1]))
+    monkeypatch.setattr("utils.pictures.draw_comparison", lambda path, panels, crop, shape: drawn.append(panels[0][1]))
     rgb = smooth_image(8, 9)
     write_photo(Path("alpha.png"), Photo(rgb, alpha=rgb[..., 0]))
     write_photo(Path("deep.png"), Photo(rgb.astype(np.uint16) * 257))

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import skimage
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 BUDGET_GFLOPS = 11.1
@@ -104,7 +104,7 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     # truncate 3.5 at sigma 1.5 makes the window 11 wide; scikit-image's own mean leaves out its 5-pixel border.
-    return structural_similarity(
+    return skimage.metrics.structural_similarity(  # imported here: --input and train.py need no SciPy
         a, b, data_range=255, gaussian_weights=True, sigma=1.5, truncate=3.5, use_sample_covariance=False
     )
 
