@@ -429,17 +429,22 @@ class DeviceArrays:
 
 
 class BenchmarkSet:
-    """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3)."""
+    """Whole images to score on: iterates (name, lr, hr), uint8 (H, W, 3).
 
-    def __init__(self, items: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str) -> None:
-        self.items = items
-        self.name = name
+    Args:
+        names: of the images.
+        read: gives (lr, hr) of a name, as often as it is iterated over.
+        name: of the set.
+    """
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], tuple[np.ndarray, np.ndarray]], name: str) -> None:
+        self.names, self.read, self.name = list(names), read, name
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.names)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        return iter(self.items)
+        return ((name, *self.read(name)) for name in self.names)
 
     @classmethod
     def from_set5(cls, root: Path, scale: int, make_lr: bool = False) -> "BenchmarkSet":
@@ -455,31 +460,35 @@ class BenchmarkSet:
         """
         lr_folder, hr_folder = root / f"LRbicx{scale}", root / "original"
         if make_lr or (scale != 3 and hr_folder.is_dir() and not lr_folder.is_dir()):
-            items = cls.from_folder(hr_folder, scale).items
+            items = cls.from_folder(hr_folder, scale)
         else:
             items = read_set5(lr_folder, hr_folder, scale)
-        is_whole = {name for name, _, _ in items} == set(SET5)
-        return cls(items, "Set5" if is_whole else f"{root.resolve().name}, {len(items)} images")
+        pairs = {name: (lr, hr) for name, lr, hr in items}
+        is_whole = pairs.keys() == set(SET5)
+        return cls(pairs, pairs.__getitem__, "Set5" if is_whole else f"{root.resolve().name}, {len(pairs)} images")
 
     @classmethod
     def from_folder(cls, folder: Path, scale: int) -> "BenchmarkSet":
-        """Any folder of HR images; LR by MATLAB's bicubic.
+        """Any folder of HR images, read one at a time; LR by MATLAB's bicubic.
 
         Raises:
-            DataError: no images, or one that cannot be read or is smaller than the scale.
+            DataError: no images; while iterating, one that cannot be read or is smaller than the scale.
         """
-        items = []
-        for name, file in images_of(folder).items():
-            hr = read_named(file)
+        files = images_of(folder)
+
+        def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+            hr = read_named(files[name])
             if min(hr.shape[:2]) < scale:
-                raise DataError(f"{file} is smaller than one LR pixel at scale {scale}")
-            items.append((name, *downscaled(hr, scale)))
-        return cls(items, folder.resolve().name)
+                raise DataError(f"{files[name]} is smaller than one LR pixel at scale {scale}")
+            return downscaled(hr, scale)
+
+        return cls(files, read, folder.resolve().name)
 
     @classmethod
     def sample(cls, scale: int) -> "BenchmarkSet":
         """The validation photos of scikit-image."""
-        return cls([(pair.name, pair.lr, pair.hr) for pair in sample_pairs("validation", scale)], "scikit-image")
+        pairs = {pair.name: (pair.lr, pair.hr) for pair in sample_pairs("validation", scale)}
+        return cls(pairs, pairs.__getitem__, "scikit-image")
 
 
 def read_set5(lr_folder: Path, hr_folder: Path, scale: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -526,20 +535,20 @@ def sr_files(folder: Path, benchmark: BenchmarkSet) -> dict[str, Path]:
     Raises:
         DataError: no folder, no images, a missing image, or several for each.
     """
-    names = [name for name, *_ in benchmark]
     of_ending: dict[str, dict[str, Path]] = {}
     for stem, file in images_of(folder).items():
-        endings = {name: stem.removeprefix(name) for name in names if stem.startswith(name)}
+        endings = {name: stem.removeprefix(name) for name in benchmark.names if stem.startswith(name)}
         whole = [name for name, ending in endings.items() if re.match(r"(x\d)?([\W_]|$)", ending)]  # 10 is no 1
         if whole:
             name = max(whole, key=len)
             of_ending.setdefault(endings[name], {})[name] = file
     ending, files = max(of_ending.items(), key=lambda item: len(item[1]), default=("", {}))
-    if missing := [name for name in names if name not in files]:
+    if missing := [name for name in benchmark.names if name not in files]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"{folder} lacks {missing[0]}{ending}{more} of {benchmark.name}; every image is scored")
-    if others := [found for found in of_ending.values() if found is not files and len(found) == len(names)]:
-        two = f"{files[names[0]].name} and {others[0][names[0]].name}"
+    if others := [found for found in of_ending.values() if found is not files and len(found) == len(benchmark)]:
+        first = benchmark.names[0]
+        two = f"{files[first].name} and {others[0][first].name}"
         raise DataError(
             f"{folder} holds several images for each of {benchmark.name}, such as {two}; move one kind away"
         )

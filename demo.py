@@ -196,10 +196,13 @@ def fetch_failure(root: Path) -> str | None:
 
 
 def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namespace) -> dict:
-    scale = metadata["hyperparameters"]["scale"]
-    benchmark = open_benchmark(args, scale)
-    result = score(model, metadata, benchmark, args, args.protocol)
-    return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
+    benchmark = open_benchmark(args, metadata["hyperparameters"]["scale"])
+    return beside_bicubic(score(model, metadata, benchmark, args, args.protocol), benchmark)
+
+
+def beside_bicubic(result: dict, benchmark: BenchmarkSet) -> dict:
+    images = tqdm(benchmark, desc="bicubic", leave=False, disable=None)
+    return result | {"bicubic_psnr_db": bicubic_psnr_db(images, result["scale"], result["protocol"])}
 
 
 def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argparse.Namespace, protocol: str) -> dict:
@@ -235,7 +238,7 @@ def score_files(args: argparse.Namespace) -> dict:
     result = {"sr": str(args.sr), **asked, **summarise(scores)}
     if is_reports_benchmark(asked):
         result["kaggle_score"] = kaggle_score([s.mse for s in scores])
-    return result | {"bicubic_psnr_db": bicubic_psnr_db(benchmark, scale, args.protocol)}
+    return beside_bicubic(result, benchmark)
 
 
 def collect(scores: Iterable[Score], args: argparse.Namespace) -> list[Score]:
@@ -285,10 +288,9 @@ def check_can_save_sr(benchmark: BenchmarkSet, args: argparse.Namespace) -> None
     sources = [args.benchmark] if args.benchmark else [root, root / "original", *root.glob("LRbicx*")]
     if any(folder.samefile(source) for source in sources):
         raise DataError(f"--save-sr {folder} is the benchmark's; give another folder")
-    names = {name for name, *_ in benchmark}
     for file in list_images(folder):
         is_replaced = file.suffix == ".png"
-        if file.stem in names and not (is_replaced and args.overwrite):
+        if file.stem in benchmark.names and not (is_replaced and args.overwrite):
             remedy = "--overwrite replaces it" if is_replaced else "give another folder"
             raise DataError(f"--save-sr {folder} holds {file.name} already; {remedy}")
 

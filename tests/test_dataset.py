@@ -361,9 +361,12 @@ def test_benchmark_errors_name_what_is_wrong(tmp_path):
         BenchmarkSet.from_folder(tmp_path / "nowhere", 3)
     with pytest.raises(DataError, match="LRbicx3"):
         BenchmarkSet.from_set5(tmp_path, 3)
+    write_rgb(tmp_path / "a.png", smooth_image(9, 9))
     (tmp_path / "bad.png").write_bytes(b"nothing")
+    images = iter(BenchmarkSet.from_folder(tmp_path, 3))  # which are read one at a time
+    assert next(images)[0] == "a"
     with pytest.raises(DataError, match="bad.png: not an image"):
-        BenchmarkSet.from_folder(tmp_path, 3)
+        next(images)
 
 
 @needs_reference("data/set5")
