@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.chain import ChainStage, conv_chain, is_watched, runs_native
+from models.chain import ChainStage, conv_chain, is_conv, is_watched, runs_native
 
 SCALES = (2, 3, 4)
 
@@ -87,11 +87,15 @@ class ScaledPointwise(nn.Sequential):
     """Depthwise 1×1 then pointwise 1×1, both with bias: a scale for each channel, then a matrix.
 
     No more than the pointwise conv alone could do: the report made every conv separable, and its costs count both.
-    The two are multiplied into one conv, where nothing watches them.
+    The two are multiplied into one conv, where nothing watches them or was put in their place.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(nn.Conv2d(in_channels, in_channels, 1, groups=in_channels), conv1x1(in_channels, out_channels))
+
+    def is_one_conv(self) -> bool:
+        """Whether `matrix_and_bias` tells all that it does."""
+        return len(self) == 2 and is_conv(self[0], 1, depthwise=True) and is_conv(self[1], 1)
 
     def matrix_and_bias(self) -> tuple[Tensor, Tensor]:
         """(out, in) and (out,)."""
@@ -101,7 +105,7 @@ class ScaledPointwise(nn.Sequential):
             return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_watched(self):
+        if is_watched(self) or not self.is_one_conv():
             return super().forward(x)
         matrix, bias = self.matrix_and_bias()
         return F.conv2d(x, matrix[:, :, None, None], bias)

@@ -79,7 +79,7 @@ def runs_native(x: Tensor, *convs: nn.Module) -> bool:
     """
     return (
         is_eager(x)
-        and all(is_known(layers_of(conv)) for conv in convs)
+        and all(is_stage(layers_of(conv)) for conv in convs)
         and x.shape[1] == layers_of(convs[0])[0].in_channels
         and not any(map(has_hooks, convs))
         and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
@@ -115,7 +115,9 @@ def is_watched(*modules: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether the module, or one inside it, has a hook on its forward or backward."""
+    """Whether the module, or one inside it, has a hook on its forward or backward, or a forward of its own."""
+    if "forward" in module.__dict__:  # which libraries put there to wrap it
+        return True
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return any(hooks) or any(map(has_hooks, module._modules.values()))
 
@@ -163,22 +165,31 @@ def conv_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
     left = [output - keep for output, keep in zip(outputs, kept)]
     assert [*read, 0] == [x.shape[1], *left], "each stage reads what the one before it leaves"
     assert all(stage.slope >= 0 for stage in stages), "the sign of an output must tell its slope"
-    assert all(map(is_known, layers)), "a stage is a 3×3 conv, or a depthwise 3×3 and a pointwise one"
+    assert all(map(is_stage, layers)), "a stage is a 3×3 conv, or a depthwise 3×3 and a pointwise one"
     tensors = [tensors_of(stage.conv) for stage in stages]
     slopes = [stage.slope for stage in stages]
     return ConvChain.apply(x, kept, slopes, [len(of_stage) for of_stage in tensors], *sum(tensors, []))
 
 
-def is_known(layers: Sequence[nn.Module]) -> bool:
-    """Whether the layers of a stage are such as the C++ assumes, convs that compute what nn.Conv2d does."""
-    if not all(isinstance(layer, nn.Conv2d) and type(layer).forward is nn.Conv2d.forward for layer in layers):
+def is_stage(layers: Sequence[nn.Module]) -> bool:
+    """Whether the layers of a stage are such as the C++ assumes."""
+    if len(layers) == 1:
+        return is_conv(layers[0], 3)
+    return len(layers) == 2 and is_conv(layers[0], 3, depthwise=True) and is_conv(layers[1], 1)
+
+
+def is_conv(layer: nn.Module, size: int, depthwise: bool = False, dilation: int = 1) -> bool:
+    """Whether it computes what an nn.Conv2d does that has a bias and keeps height and width, by zeros around a map."""
+    kind = type(layer)  # of a subclass where weights are parametrised
+    if not issubclass(kind, nn.Conv2d) or layer.bias is None:
         return False
-    first, *pointwise = layers
-    groups = first.in_channels if pointwise else 1
-    shapes = [(layer.kernel_size, layer.padding, layer.groups) for layer in layers]
-    return shapes == [((3, 3), (1, 1), groups), ((1, 1), (0, 0), 1)][: len(layers)] and all(
-        (layer.stride, layer.dilation, layer.padding_mode) == ((1, 1), (1, 1), "zeros") for layer in layers
-    )
+    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+        return False
+    reach = dilation * (size // 2)
+    groups = layer.in_channels if depthwise else 1
+    keeps_size = (layer.stride, layer.padding, layer.padding_mode) == ((1, 1), (reach, reach), "zeros")
+    kernel = (layer.kernel_size, layer.dilation, layer.groups)
+    return keeps_size and kernel == ((size, size), (dilation, dilation), groups)
 
 
 class ConvChain(torch.autograd.Function):

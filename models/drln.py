@@ -29,8 +29,9 @@ from models.blocks import (
     require,
     run_conv,
 )
-from models.chain import is_watched
+from models.chain import is_conv, is_watched
 
+DILATIONS = (3, 5, 7)
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
 
@@ -46,7 +47,7 @@ class LaplacianAttention(nn.Module):
     """Gates each channel by a pyramid of three dilated convs over its average.
 
     The pooled map is 1×1, so only the centre tap of each 3×3 kernel meets data; the others see zero padding. Where
-    nothing watches the layers, those taps alone are multiplied.
+    nothing watches the layers or was put in their place, those taps alone are multiplied.
     Shape: (N, nf, H, W) -> the same.
     """
 
@@ -55,7 +56,7 @@ class LaplacianAttention(nn.Module):
         self.global_pool = True  # for utils.tiling: no margin around a tile makes up for the mean of a whole image
         self.average_pool = nn.AdaptiveAvgPool2d(1)
         self.branches = nn.ModuleList(
-            nn.Conv2d(nf, hidden, 3, padding=dilation, dilation=dilation) for dilation in (3, 5, 7)
+            nn.Conv2d(nf, hidden, 3, padding=dilation, dilation=dilation) for dilation in DILATIONS
         )
         self.act = act
         self.expand = nn.Sequential(nn.Conv2d(3 * hidden, nf, 3, padding=1), nn.Sigmoid())
@@ -63,7 +64,7 @@ class LaplacianAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
             mean = self.average_pool(full_precision(x))
-            if not is_watched(self):
+            if self.reads_centres() and not is_watched(self):
                 hidden = torch.cat([linear_of(branch, mean.flatten(1)) for branch in self.branches], dim=1)
                 expand, sigmoid = self.expand
                 gate = sigmoid(linear_of(expand, self.act(hidden)))[:, :, None, None]
@@ -71,6 +72,12 @@ class LaplacianAttention(nn.Module):
                 mean = in_precision_of(self.branches[0], mean)
                 gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
         return x * gate.to(x.dtype)
+
+    def reads_centres(self) -> bool:
+        """Whether `linear_of` computes what the convs do: none was put in their place."""
+        branches = all(is_conv(branch, 3, dilation=dilation) for branch, dilation in zip(self.branches, DILATIONS))
+        is_conv_and_act = type(self.expand) is nn.Sequential and len(self.expand) == 2 and is_conv(self.expand[0], 3)
+        return branches and is_conv_and_act
 
 
 class ResidualBlock(nn.Module):

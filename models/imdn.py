@@ -20,8 +20,9 @@ from models.blocks import (
     require,
     run_conv,
 )
-from models.chain import is_watched
+from models.chain import is_conv, is_watched
 from models.fused import add_pointwise, fused_tail
+from models.tail import is_gate
 
 
 def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:
@@ -54,6 +55,15 @@ class ContrastAwareChannelAttention(nn.Module):
         return x * gate.to(x.dtype)
 
 
+def is_cca(module: nn.Module, channels: int) -> bool:
+    """Whether it is the attention above, of so many channels, with no layer put in another's place."""
+    return (
+        type(module) is ContrastAwareChannelAttention
+        and type(module.average_pool) is nn.AdaptiveAvgPool2d
+        and is_gate(module.gate, channels)
+    )
+
+
 class IMDB(DistillationBlock):
     """Information multi-distillation block; `attention=False` gives the RTC variant's. Shape as DistillationBlock."""
 
@@ -68,10 +78,12 @@ class IMDB(DistillationBlock):
         self.c5 = conv1x1(nf, nf)
 
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
-        """x + c5(cca(distilled)), (N, nf, H, W) each; in one product where nothing watches the layers."""
-        if is_watched(self.cca, self.c5):
+        """x + c5(cca(distilled)), (N, nf, H, W) each; in one product where these are its layers, unwatched."""
+        has_gate = type(self.cca) is not nn.Identity
+        is_fused = is_conv(self.c5, 1) and (not has_gate or is_cca(self.cca, x.shape[1]))
+        if not is_fused or is_watched(self.cca, self.c5):
             return x + self.c5(self.cca(distilled))
-        gate = self.cca.gate if isinstance(self.cca, ContrastAwareChannelAttention) else None
+        gate = self.cca.gate if has_gate else None
         return fused_tail(x, distilled, self.c5.weight.flatten(1), self.c5.bias, gate)
 
 
@@ -87,8 +99,9 @@ class SeparableIMDB(SeparableDistillationBlock):
         self.c5 = ScaledPointwise(nf, nf)
 
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
-        """x + cca(c5(cca(distilled))), (N, nf, H, W) each; in one product where nothing watches the layers."""
-        if is_watched(self.cca, self.c5):
+        """x + cca(c5(cca(distilled))), (N, nf, H, W) each; in one product as IMDB's tail."""
+        is_fused = type(self.c5) is ScaledPointwise and self.c5.is_one_conv() and is_cca(self.cca, x.shape[1])
+        if not is_fused or is_watched(self.cca, self.c5):
             return x + self.cca(self.c5(self.cca(distilled)))
         return fused_tail(x, distilled, *self.c5.matrix_and_bias(), self.cca.gate, twice=True)
 
@@ -152,10 +165,11 @@ class IMDN(DistillationNetwork):
         self.trunk_conv = conv3x3(nf, nf)
 
     def trunk(self, features: Tensor) -> Tensor:
-        if is_watched(self.fusion):
-            merged = self.fusion(torch.cat(self.outputs(features), dim=1))
-        else:
+        is_conv_and_act = type(self.fusion) is nn.Sequential and len(self.fusion) == 2 and is_conv(self.fusion[0], 1)
+        if is_conv_and_act and not is_watched(self.fusion):
             merged = self.fuse_as_they_come(features)
+        else:
+            merged = self.fusion(torch.cat(self.outputs(features), dim=1))
         return run_conv(self.trunk_conv, merged)
 
     def outputs(self, h: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.chain import WIDE, is_eager, is_plain
+from models.chain import WIDE, is_conv, is_eager, is_plain
 from utils.native import load_functions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -44,18 +44,20 @@ def runs_native(x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate
         and x.shape == distilled.shape
         and distilled.is_contiguous()
         and matrix.shape == (channels, channels)
-        and (channels < WIDE if gate is None else is_known(gate, channels))
+        and (channels < WIDE if gate is None else is_gate(gate, channels))
         and all(map(is_plain, (x, distilled, matrix, bias, *parameters_of(gate))))
         and compiled()[0] is not None
     )
 
 
-def is_known(gate: nn.Sequential, channels: int) -> bool:
-    """Whether it is such as the C++ assumes: a 1×1 conv, ReLU, a 1×1 conv, sigmoid."""
-    if list(map(type, gate)) != [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.Sigmoid]:
+def is_gate(gate: nn.Module, channels: int) -> bool:
+    """Whether it is that of a CCA: a 1×1 conv, ReLU, a 1×1 conv back to so many channels, sigmoid."""
+    if type(gate) is not nn.Sequential or len(gate) != 4:
         return False
-    hidden = gate[0].out_channels
-    return gate[0].weight.shape == (hidden, channels, 1, 1) and gate[2].weight.shape == (channels, hidden, 1, 1)
+    reduce, act, expand, sigmoid = gate
+    if type(act) is not nn.ReLU or type(sigmoid) is not nn.Sigmoid or not (is_conv(reduce, 1) and is_conv(expand, 1)):
+        return False
+    return reduce.in_channels == expand.out_channels == channels and reduce.out_channels == expand.in_channels
 
 
 def parameters_of(gate: nn.Sequential | None) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import build_model, chain, tail
 from models.blocks import ActivatedSeparableConv, DistillationBlock, Layers, ScaledPointwise, SeparableConv, conv3x3
 from models.chain import ChainStage, conv_chain, layers_apart
+from models.drln import LaplacianAttention
 from models.imdn import IMDB, SeparableIMDB
 from utils import native
 
@@ -188,6 +189,11 @@ class Own(nn.Module):
         ("cca.gate.1", nn.SiLU()),
         ("cca.gate.0", nn.Conv2d(8, 1, 1, groups=1, padding_mode="circular")),
         ("cca.gate.3", nn.Hardsigmoid()),
+        ("cca", Own()),
+        ("c5", Standardised(8, 8, 1)),
+        ("c5", nn.Conv2d(8, 8, 1, bias=False)),
+        ("c5", nn.Sequential(nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1))),
+        ("c5", ScaledPointwise(8, 8)),
     ),
 )
 def test_layers_put_in_their_place_compute_what_they_do(layer, put):
@@ -197,6 +203,41 @@ def test_layers_put_in_their_place_compute_what_they_do(layer, put):
         y = block(x)
         with layers_apart():
             torch.testing.assert_close(y, block(x), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("layer", "put"), (("fusion.0", Standardised(16, 8, 1)), ("fusion.1", nn.PReLU(8)), ("fusion", nn.Conv2d(16, 8, 1)))
+)
+def test_a_fusion_put_in_place_computes_what_it_does(layer, put):
+    network, x = build_model("IMDN", nf=8, num_modules=2), torch.rand(1, 3, 7, 8)
+    network.set_submodule(layer, put)
+    y = network(x)
+    with layers_apart():
+        torch.testing.assert_close(y, network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "put"),
+    (
+        ("branches.0", Standardised(8, 1, 3, padding=3, dilation=3)),
+        ("branches.1", nn.Conv2d(8, 1, 3, padding=1, stride=2, bias=False)),
+        ("expand.0", Standardised(3, 8, 3, padding=1)),
+        ("average_pool", nn.AdaptiveMaxPool2d(1)),
+    ),
+)
+def test_laplacian_attention_computes_what_a_layer_put_in_place_does(layer, put):
+    attention, x = LaplacianAttention(8, 1, nn.ReLU()), torch.rand(1, 8, 5, 6)
+    attention.set_submodule(layer, put)
+    y = attention(x)
+    with layers_apart():
+        torch.testing.assert_close(y, attention(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_whose_forward_was_wrapped_runs():
+    block, x = IMDB(8), torch.randn(1, 8, 4, 4)
+    block.c5.forward = lambda h: torch.zeros_like(h)  # as libraries do that move layers between devices
+    assert torch.equal(block(x), x)
 
 
 @needs_compiler
