@@ -61,6 +61,7 @@ from utils.layout import TEACHER, arrays_below, write_array
 from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, is_enlarged, read_photo, spread_colours, write_photo
+from utils.progress import progress
 from utils.tables import is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
@@ -149,13 +150,18 @@ def in_words(named: dict) -> str:
 
 
 def print_cost(args: argparse.Namespace) -> None:
-    hyperparameters = complete_hyperparameters(args.model, **sizes(args))
-    flops_g, params_m = count_cost(build_model(args.model, **hyperparameters))
+    if args.checkpoint:
+        metadata = load_model(args.checkpoint, args.model, **sizes(args))[1]
+        name, hyperparameters = metadata["model"], metadata["hyperparameters"]
+    else:
+        name = args.model or "IMDN_dw"
+        hyperparameters = complete_hyperparameters(name, **sizes(args))
+    flops_g, params_m = count_cost(build_model(name, **hyperparameters))
     if args.json:
         cost = {"flops_g": flops_g, "params_m": params_m}
-        print(to_json({"model": args.model, "hyperparameters": hyperparameters, **cost}))
+        print(to_json({"model": name, "hyperparameters": hyperparameters, **cost}))
     else:
-        print(f"{args.model} {in_words(hyperparameters)}\nFLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
+        print(f"{name} {in_words(hyperparameters)}\nFLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -448,6 +454,8 @@ def upscaling_jobs(source: Path, target: Path, format: str | None = None) -> lis
         DataError: nothing to read, or a target that cannot take it.
     """
     if source.is_dir():
+        if target.is_dir() and target.samefile(source):
+            raise DataError(f"--output {target} is --input itself; give another folder")
         files, root = list_images(source, recursive=True), source
         files = [f for f in files if not is_output(f, source, target)]
     elif source.is_file():
@@ -497,14 +505,13 @@ def upscale_photo(model: nn.Module, scale: int, photo: Photo, args: argparse.Nam
     return replace(photo, rgb=rgb, alpha=imresize(photo.alpha, scale))
 
 
-def upscale(model: nn.Module, scale: int, args: argparse.Namespace) -> int:
-    """Upscales --input into --output; returns the exit code, 1 where an image failed.
+def upscale(model: nn.Module, scale: int, jobs: list[tuple[Path, Path]], args: argparse.Namespace) -> int:
+    """Upscales --input into --output, by `upscaling_jobs`; returns the exit code, 1 where an image failed.
 
     Of a folder or a pattern, images that an earlier run wrote are done, so that a stopped run goes on where it was.
     """
-    jobs = upscaling_jobs(args.input, args.output, args.format)
     problems, written, kept, megapixels, started = [], 0, 0, 0.0, time.monotonic()
-    bar = tqdm(jobs, unit="image")
+    bar = progress(jobs, unit="image")
     for source, target in bar:
         try:
             if target.exists() and target.samefile(source):
@@ -602,7 +609,7 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
     claim_output(scale, args)
     kept = 0
     try:
-        for pair, split in tqdm(pairs, unit="image"):
+        for pair, split in progress(pairs, unit="image"):
             lr, hr = (args.output / file.relative_to(args.teach) for file in (pair.lr, pair.hr))
             source = pair.hr if args.from_hr else pair.lr
             if is_made_from(lr, source) and is_made_from(hr, pair.hr):
@@ -632,8 +639,6 @@ def teach(model: nn.Module, scale: int, args: argparse.Namespace) -> None:
 
 def open_untaught(scale: int, args: argparse.Namespace) -> list[tuple[Pair, str]]:
     """The pairs of --teach with their splits, training first (by --from-hr alone), sizes checked."""
-    if not args.teach.is_dir():
-        raise DataError(f"--teach {args.teach} is not a folder")
     splits = ("training",) if args.from_hr else ("training", "validation")
     pairs = [(pair, split) for split in splits for pair in find_pairs(args.teach, split, scale)]
     if (record := args.teach / TEACHER).exists():
@@ -695,8 +700,11 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
 # The run
 
 
-def check_targets(args: argparse.Namespace) -> None:
-    """Raises OSError where what will be written could not be, before the work is done."""
+def check_paths(args: argparse.Namespace) -> None:
+    """Raises OSError where folders to read are not there or what will be written could not be, before any work."""
+    for flag in ("benchmark", "sr", "teach"):
+        if (path := getattr(args, flag)) and not path.is_dir():
+            raise NotADirectoryError(f"--{flag} {path} is not a folder")
     if args.save_sr:
         check_writable(args.save_sr, f"--save-sr {args.save_sr}")
     for flag in ("output", *WRITES):
@@ -709,7 +717,7 @@ def check_targets(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_targets(args)
+    check_paths(args)
     match args.mode:
         case "cost_only":
             print_cost(args)
@@ -731,6 +739,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_network(args: argparse.Namespace) -> int:
     """What one network is opened for."""
+    jobs = upscaling_jobs(args.input, args.output, args.format) if args.mode == "input" else []
     model, metadata = open_network(args)
     scale = metadata["hyperparameters"]["scale"]
     match args.mode:
@@ -742,7 +751,7 @@ def run_network(args: argparse.Namespace) -> int:
         case "teach":
             teach(model, scale, args)
         case "input":
-            return upscale(model, scale, args)
+            return upscale(model, scale, jobs, args)
         case _:  # save_sr, scoring
             show(score_beside_bicubic(model, metadata, args), args)
     return 0
@@ -751,7 +760,8 @@ def run_network(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        with memory_shortage("take smaller pictures" + ", or --device cpu" * (args.device != "cpu")):
+        smaller = "a smaller --nf or --modules" if args.mode in ("cost_only", "export") else "smaller pictures"
+        with memory_shortage(f"take {smaller}" + ", or --device cpu" * (args.device != "cpu")):
             return run(args)
     except ModuleNotFoundError as error:
         print(f"error: {error}; install it with: pip install {error.name}", file=sys.stderr)

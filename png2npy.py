@@ -23,7 +23,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from natsort import natsorted
-from tqdm import tqdm
 
 from utils.bicubic import imresize
 from utils.cores import usable_cores
@@ -43,6 +42,7 @@ from utils.layout import (
     what_is_wrong,
     write_array,
 )
+from utils.progress import progress
 
 MULTIPLE = 12  # of every scale: shrunk HR images are cropped to it, and then are the same for each
 
@@ -194,7 +194,7 @@ def in_parallel(work: Callable, items: Sequence, workers: int) -> list:
     with ThreadPoolExecutor(workers) as pool:  # decoding and numpy's loops release the interpreter lock
         try:
             futures = [pool.submit(work, item) for item in items]
-            for future in tqdm(as_completed(futures), total=len(futures), unit="image"):
+            for future in progress(as_completed(futures), total=len(futures), unit="image"):
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -230,7 +230,8 @@ def check_tree(root: Path, workers: int) -> int:
         for folder in folders
         if folder.name.endswith("_HR") and not lr_folder_of(folder, 3).parent.is_dir()
     ]
-    print(f"{len(files)} files, {len(problems)} problems: {root}")
+    found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    print(f"{len(files)} files, {found}: {root}")
     tell_sets(root)
     return report(problems)
 
@@ -294,7 +295,8 @@ def decode(args: argparse.Namespace) -> int:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
             folder = args.pathFrom.absolute()
             above = f"; give the one above it: --pathFrom {quoted(folder.parent)}"
-            instead = above if folder.name.endswith("_HR") else ""
+            move = f"; move its photos into {args.pathFrom}/{folder.name}_train_HR and {folder.name}_valid_HR"
+            instead = above if folder.name.endswith("_HR") else move
             return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR{instead}"])
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):
             return report([f"--shrink: {args.pathFrom} holds validation images alone"])

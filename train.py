@@ -26,12 +26,12 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from dataset import (
     BenchmarkSet,
     DataError,
     DevicePatches,
+    Pair,
     PairedPatches,
     describe,
     find_pairs,
@@ -58,6 +58,7 @@ from utils.memory import available_bytes, is_memory_shortage, keep_freed_memory,
 from utils.metrics import ROUNDING_MSE, psnr_rgb
 from utils.mixed_precision import MixedPrecision
 from utils.plots import draw_panel, draw_plots
+from utils.progress import progress
 from utils.record import Run, describe_run, git_commit
 from utils.schedule import learning_rate_at
 from utils.soap import SOAP
@@ -101,31 +102,39 @@ class Sets(NamedTuple):
     set5: BenchmarkSet | None
 
 
-def open_data(args: argparse.Namespace) -> Sets:
-    """Opens --data and --set5.
+def find_images(args: argparse.Namespace) -> dict[str, list[tuple[list[Pair], int]]]:
+    """By split, each set's images and its --repeat.
 
     Raises:
-        DataError: a set without training images, none with validation images, or images that cannot be used.
+        DataError: a set without training images, or none with validation images.
     """
     if args.data == ["sample"]:
-        sets = {split: [(sample_pairs(split, args.scale), 1)] for split in ("training", "validation")}
-    else:
-        sets = {
-            split: [(find_pairs(Path(root), split, args.scale), repeat) for root, repeat in zip(args.data, args.repeat)]
-            for split in ("training", "validation")
-        }
-        if without := [Path(root) for root, (pairs, _) in zip(args.data, sets["training"]) if not pairs]:
-            moved = "; where the resumed run's sets lie elsewhere now, name them all by --data" if args.resume else ""
-            raise DataError(why_empty(without[0], args.scale) + moved)
-        if not any(pairs for pairs, _ in sets["validation"]):
-            raise DataError(
-                f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR; move some"
-                " photos into one, and decode them"
-            )
+        return {split: [(sample_pairs(split, args.scale), 1)] for split in ("training", "validation")}
+    found = {
+        split: [(find_pairs(Path(root), split, args.scale), repeat) for root, repeat in zip(args.data, args.repeat)]
+        for split in ("training", "validation")
+    }
+    if without := [Path(root) for root, (pairs, _) in zip(args.data, found["training"]) if not pairs]:
+        moved = "; where the resumed run's sets lie elsewhere now, name them all by --data" if args.resume else ""
+        raise DataError(why_empty(without[0], args.scale) + moved)
+    if not any(pairs for pairs, _ in found["validation"]):
+        raise DataError(
+            f"none of --data {' '.join(args.data)} holds validation images, in a folder X_valid_HR; move some photos"
+            " into one, and decode them"
+        )
+    return found
+
+
+def open_data(found: dict[str, list[tuple[list[Pair], int]]], args: argparse.Namespace) -> Sets:
+    """Opens the images that `find_images` found, and --set5.
+
+    Raises:
+        DataError: images that cannot be used.
+    """
     options = {"scale": args.scale, "patch_size": args.patch, "seed": args.seed}
-    training = PairedPatches(sets["training"], split="training", detail=args.detail, noise=args.noise, **options)
+    training = PairedPatches(found["training"], split="training", detail=args.detail, noise=args.noise, **options)
     validation = PairedPatches(
-        [(pairs, args.valid_repeat) for pairs, _ in sets["validation"]],
+        [(pairs, args.valid_repeat) for pairs, _ in found["validation"]],
         scale=args.scale,
         patch_size=args.valid_patch,
         split="validation",
@@ -338,12 +347,11 @@ def train_epoch(
     torch.manual_seed((args.seed + epoch * ranks.world + ranks.rank) % 2**63)
     total = torch.zeros((), device=args.device)
     first = (epoch - 1) * args.iterations
-    bar = tqdm(
+    bar = progress(
         range(first, first + args.iterations),
         desc=f"epoch {epoch}/{args.epochs}",
         unit="it",
         leave=False,
-        **({} if sys.stderr.isatty() else {"mininterval": 30, "delay": 30}),  # a log file keeps every state of the bar
         disable=not ranks.is_first,
     )
     for step in bar:
@@ -625,12 +633,13 @@ def train(args: argparse.Namespace, state: dict | None, ranks: Ranks) -> dict:
         TrainingError, DataError, CheckpointError, OSError: what keeps it from its end; the message says what to do.
     """
     started = time.monotonic()
+    check_writable(args.save_dir, f"--save-dir {args.save_dir}")
+    found = find_images(args)  # before what takes seconds: a path may be mistyped
     learner, run = build(args, state)
     started -= run.seconds  # earlier legs count
-    check_writable(args.save_dir, f"--save-dir {args.save_dir}")
     with locked(args.save_dir) if ranks.is_first else nullcontext():
         check_can_go_on(run, state, ranks, args)
-        sets = open_data(args)
+        sets = open_data(found, args)
         check_same_images(sets, ranks, args)
         cost = count_cost(learner.model)
         if ranks.is_first:

@@ -8,8 +8,11 @@ ONNX = ["--backend", "onnxruntime", "--checkpoint", "a.onnx"]
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--cost-only"], "--cost-only needs --model"),
-        (["--cost-only", "--model", "IMDN", "--csv", "a"], "--csv does not go with --cost-only, which takes --json"),
+        (["--cost-only", "--csv", "a"], "--csv does not go with --cost-only, which takes --checkpoint"),
+        (["--csv", "a.csv", "--ensemble"], "--csv is the course's file, of Set5 ×3"),
+        (["--csv", "a.csv", "--protocol", "paper"], "--csv is the course's file, of Set5 ×3"),
+        (["--csv", "a.csv", "--benchmark", "b"], "--csv is the course's file, of Set5 ×3"),
+        (["--csv", "a.csv", "--sr", "sr", "--scale", "2"], "--csv is the course's file, of Set5 ×3"),
         (["--tile", "9"], "--tile goes with --web, --teach, --compare, --input"),
         (["--input", "a.png", "--output", "b.png", "--tile", "0"], "needs at least 1"),
         (["--backend", "onnxruntime"], "needs --checkpoint"),

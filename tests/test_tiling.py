@@ -119,6 +119,25 @@ def test_a_deconv_is_the_same_in_tiles(kernel, dilation):
     assert whole.shape == (270, 303, 3) and np.abs(tiled.astype(int) - whole).max() <= 1
 
 
+@pytest.mark.parametrize(
+    "layer",
+    (
+        nn.Conv2d(3, 3, (1, 15), padding=(0, 7)),
+        nn.Conv2d(3, 3, (3, 5), padding=(1, 8), dilation=(1, 4)),
+        nn.AvgPool2d(15, 1, 7),
+        nn.MaxPool2d((3, 15), 1, (1, 7)),
+        nn.ConvTranspose2d(3, 3, (1, 15), padding=(0, 7)),
+    ),
+)
+def test_the_margin_is_that_of_the_longer_side(layer):
+    """And what tiles need: the result is the whole image's."""
+    torch.manual_seed(0)
+    model, image = nn.Sequential(layer, small_conv()).eval(), random_image(20, 160)
+    assert receptive_margin(model) in (4 + 7, 4 + 8)
+    tiled, whole = (super_resolve(model, image, 3, tile=tile) for tile in (70, 1000))
+    assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
 def test_a_network_can_name_its_margin_itself():
     model = nn.Sequential(nn.Conv2d(3, 3, 3), small_conv())
     model[1].tile_margin = 12

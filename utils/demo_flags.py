@@ -21,7 +21,7 @@ SIZES = {"model", "nf", "modules", "scale"}
 RUNS = SIZES | {"checkpoint", "backend", "ensemble"}
 TILES = {"tile", "batch", "precision"}  # scoring has tiles of its own, in float32
 MODES = {
-    "cost_only": SIZES | {"json"},
+    "cost_only": SIZES | {"checkpoint", "json"},
     "training": {"all"},
     "all": {"ensemble", "protocol", "set5", "benchmark", "json", "plot", "curves"},
     "publish": {"checkpoint", "set5", "benchmark", "data_note", "overwrite"},
@@ -64,7 +64,7 @@ def add_network_flags(parser: FlagParser) -> None:
         "--scale", type=int, choices=(2, 3, 4), help="of the network or of --sr (default: 3, or as --checkpoint says)"
     )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
-    group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS of --model, score nothing")
+    group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS, score nothing")
 
 
 def add_scoring_flags(parser: FlagParser) -> None:
@@ -170,12 +170,12 @@ def check_flags(parser: FlagParser, args: argparse.Namespace, others: set[str]) 
         parser.error("--training goes with --all")
     if args.plot and args.all and (args.ensemble or args.benchmark or args.protocol != "course"):
         parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
+    if args.csv and (args.benchmark or args.ensemble or args.protocol != "course" or args.scale in (2, 4)):
+        parser.error("--csv is the course's file, of Set5 ×3 by its protocol; leave out what asks for other scores")
     if stray := natsorted(others - MODES[mode]):
         if mode == "scoring":
             parser.error(f"{spelt(stray[0])} goes with {spelt(*(m for m in MODES if stray[0] in MODES[m]))}")
         parser.error(f"{spelt(stray[0])} does not go with {spelt(mode)}, which takes {spelt(*natsorted(MODES[mode]))}")
-    if mode == "cost_only" and not args.model:
-        parser.error("--cost-only needs --model")
     if mode == "publish" and not args.checkpoint:
         parser.error("--publish needs --checkpoint, a best.safetensors of train.py's")
     if mode in ("teach", "input") and not args.output:

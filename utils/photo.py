@@ -34,7 +34,7 @@ UPRIGHT = {  # EXIF 2.3, 4.6.4: what turns each orientation upright
 }
 CANNOT_OPEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError)  # what Pillow raises then
 COLOUR_SPACE = slice(16, 20)  # of an ICC profile's header (ICC.1, 7.2)
-# Set5 ×3 by IMDN_dw 32/10 has 32.04 dB as PNG, 31.95 dB so, and 31.62 dB by OpenCV's 95 and 4:2:0
+# costs the SR of Set5 ×3 0.09 dB; OpenCV's own 95 and 4:2:0 cost 0.42 dB
 AS_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 HOLDS_16_BITS = (".png", ".tif", ".tiff")
 HOLDS_ALPHA = (".png", ".webp", ".tif", ".tiff")

@@ -85,23 +85,30 @@ def plan_spans(length: int, longest: int, margin: int, blend: int = 8) -> list[S
 
 
 def receptive_margin(model: nn.Module) -> int:
-    """LR pixels that an output pixel depends on beyond its own, on each side, were every conv in a row.
+    """LR pixels that an output pixel depends on beyond its own, on each side, were every conv and pooling in a row.
 
-    Layers marked `global_pool` look at the whole tile, whatever the margin; they are left out. A network whose layers
-    are not convs says its margin itself, as `tile_margin`.
+    Layers marked `global_pool` look at the whole tile, whatever the margin; they are left out. A network that sees far
+    by other layers, or runs one several times, says its margin itself, as `tile_margin`.
     """
     if (margin := getattr(model, "tile_margin", None)) is not None:
         return margin
     margin = 0
     for module in model.children():
-        if isinstance(module, nn.Conv2d):
-            margin += module.dilation[0] * (module.kernel_size[0] // 2)
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            kernel, dilation = of_both_axes(module.kernel_size), of_both_axes(getattr(module, "dilation", 1))
+            margin += max(step * (length // 2) for length, step in zip(kernel, dilation))
         elif isinstance(module, nn.ConvTranspose2d):
-            reach = module.dilation[0] * (module.kernel_size[0] - 1) + 1  # in the pixels it writes
-            margin += -(-reach // (2 * module.stride[0]))
+            sides = zip(module.kernel_size, module.dilation, module.stride)
+            # what it reaches is in the pixels it writes
+            margin += max(-(-(step * (length - 1) + 1) // (2 * stride)) for length, step, stride in sides)
         elif not getattr(module, "global_pool", False):
             margin += receptive_margin(module)
     return margin
+
+
+def of_both_axes(value: int | tuple[int, int]) -> tuple[int, int]:
+    """What a layer takes for both axes at once, or for each."""
+    return value if isinstance(value, tuple) else (value, value)
 
 
 def bytes_per_pixel(model: nn.Module) -> int:
