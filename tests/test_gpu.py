@@ -88,12 +88,15 @@ def test_networks_answer_as_on_the_cpu(model):
 
 def test_tiles_and_halves_on_the_gpu():
     torch.manual_seed(0)
-    network = build_model("IMDN_dw", nf=12, num_modules=2).eval()
+    network = build_model("IMDN_RTC", nf=12, num_modules=2).eval()  # without attention, for which a tile is the world
     network.start_from_interpolation()
-    image = np.random.default_rng(0).integers(0, 256, (40, 52, 3), np.uint8)
-    expected = super_resolve(network, image, 3)
-    answer = super_resolve(network.cuda(), image, 3)
-    assert np.abs(expected.astype(int) - answer).max() <= 1
+    image = np.random.default_rng(0).integers(0, 256, (90, 101, 3), np.uint8)
+    expected = super_resolve(network, image, 3).astype(int)
+    network.cuda()
+    for flags in ({}, {"tile": 60, "batch": 1}, {"tile": 60, "batch": 3}):
+        assert np.abs(expected - super_resolve(network, image, 3, **flags)).max() <= 1
+    for dtype in (torch.bfloat16, torch.float16):
+        assert np.abs(expected - super_resolve(network, image, 3, tile=60, batch=4, dtype=dtype)).max() <= 2
 
 
 def test_a_run_and_its_resumption_on_the_gpu(tmp_path, monkeypatch):

@@ -51,7 +51,10 @@ def states_equal(a: object, b: object) -> bool:
 SOAP = ["--optimizer", "soap", "--cautious", "--precondition-every", "2"]
 
 
-@pytest.mark.parametrize("choice", (["--optimizer", "adam"], SOAP, ["--bf16"]))
+RECIPE = [*SOAP, "--loss", "fourier", "--detail", "1", "--noise", "0.1", "--workers", "2"]
+
+
+@pytest.mark.parametrize("choice", (["--optimizer", "adam"], RECIPE, ["--bf16"]))
 def test_resumed_equals_never_stopped_bit_for_bit(decoded, tmp_path, choice):
     flags = [*choice, "--schedule", "cosine", "--warmup", "2", "--ema", "0.9", "--clip", "1", "--epochs", "4"]
     run(decoded, tmp_path / "whole", *flags)
