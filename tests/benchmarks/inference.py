@@ -1,5 +1,5 @@
 """Upscaled megapixels a second and peak memory: the report's way, whole images one layer at a time, and this project's,
-tiles with several layers at a time.
+tiles with several layers at a time; and the same tiles by onnxruntime, where onnx and onnxruntime are installed.
 
 Each measurement runs in a process of its own, so that peak memory is its own.
 
@@ -10,7 +10,10 @@ import json
 import multiprocessing
 import resource
 import statistics
+import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from queue import Empty
 
 import numpy as np
@@ -19,6 +22,7 @@ import torch
 from models import build_model
 from models.chain import layers_apart
 from tests.benchmarks.harness import parse_args, report, seconds
+from utils.export import OnnxNetwork, export_onnx
 from utils.tiling import super_resolve
 
 NETWORKS = (("IMDN_RTC", 12, 5), ("IMDN", 20, 6), ("IMDN_dw", 32, 10), ("DRLN_slim", 36, 8))
@@ -37,13 +41,13 @@ def measure(queue, network: tuple[str, int, int], width: int, height: int, way: 
         with layers_apart():
             return (model(lr)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
-    if way == "whole":
-        run = whole
-    else:
-
-        def run():
-            return super_resolve(model, image, SCALE)
-
+    if way == "onnxruntime":
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "network.onnx")
+            sizes = {"nf": nf, "num_modules": modules, "scale": SCALE}
+            export_onnx(model, file, {"model": name, "hyperparameters": sizes})
+            model = OnnxNetwork(file)
+    run = whole if way == "whole" else lambda: super_resolve(model, image, SCALE)
     run()
     time = statistics.median(seconds(run, device) for _ in range(rounds))
     on_gpu = device.startswith("cuda")
@@ -66,11 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])  # imported once; nothing has run in it
     sizes = [size for size in SIZES if size[0] <= args.largest_width] or [(args.largest_width, args.largest_width)]
+    ways = ["whole", "tiles"]
+    if args.device == "cpu" and find_spec("onnx") and find_spec("onnxruntime"):
+        ways.append("onnxruntime")
     rows = []
     for network in NETWORKS:
         for width, height in sizes:
             found = {}
-            for way in ("whole", "tiles"):
+            for way in ways:
                 queue = context.Queue()
                 settings = (queue, network, width, height, way, args.device, args.rounds)
                 process = context.Process(target=measure, args=settings)
@@ -82,11 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 {
                     "network": "{} {}/{}".format(*network),
                     "output": f"{width}×{height}",
-                    "whole (Mpx/s)": round(megapixels / found["whole"]["seconds"], 3),
-                    "tiles (Mpx/s)": round(megapixels / found["tiles"]["seconds"], 3),
-                    "ratio": round(found["whole"]["seconds"] / found["tiles"]["seconds"], 2),
-                    "whole, peak (MB)": round(found["whole"]["peak_mb"]),
-                    "tiles, peak (MB)": round(found["tiles"]["peak_mb"]),
+                    **{f"{way} (Mpx/s)": round(megapixels / found[way]["seconds"], 3) for way in ways},
+                    "tiles to whole": round(found["whole"]["seconds"] / found["tiles"]["seconds"], 2),
+                    **{f"{way}, peak (MB)": round(found[way]["peak_mb"]) for way in ways[:2]},
                 }
             )
     report("Inference", rows, args)
