@@ -17,6 +17,9 @@ from utils.native import load_functions
 
 HOOKS_ON_ALL = [f"_global_{when}_hooks" for when in ("forward_pre", "forward", "backward_pre", "backward")]
 SOURCE = Path(__file__).with_suffix(".cpp")
+# Private to PyTorch: where a later one lacks them, every layer runs as a module.
+count_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+has_functorch_transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 WIDE = 48  # channels in and out, from which PyTorch's own convs are as fast but for separable ones (Zen 4, AVX-512)
 
 
@@ -107,8 +110,8 @@ def is_watched(*modules: nn.Module) -> bool:
     """
     is_recorded = not torch.compiler.is_compiling() and (
         torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
+        or count_dispatch_modes() > 0
+        or has_functorch_transforms()
         or any(getattr(nn.modules.module, hooks) for hooks in HOOKS_ON_ALL)
     )
     return _apart or is_recorded or any(map(has_hooks, modules))
