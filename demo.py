@@ -49,7 +49,7 @@ from models import build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
 from utils.cost import count_cost
-from utils.demo_flags import DEFAULT_WEIGHTS, DTYPES, WRITES, read_flags, sizes
+from utils.demo_flags import DEFAULT_MODEL, DEFAULT_WEIGHTS, DTYPES, WRITES, read_flags, sizes
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
 from utils.evaluation import PROTOCOLS, Score, average, bicubic_psnr_db, evaluate, measure, to_tensor
@@ -154,7 +154,7 @@ def print_cost(args: argparse.Namespace) -> None:
         metadata = load_model(args.checkpoint, args.model, **sizes(args))[1]
         name, hyperparameters = metadata["model"], metadata["hyperparameters"]
     else:
-        name = args.model or "IMDN_dw"
+        name = args.model or DEFAULT_MODEL
         hyperparameters = complete_hyperparameters(name, **sizes(args))
     flops_g, params_m = count_cost(build_model(name, **hyperparameters))
     if args.json:
@@ -282,8 +282,7 @@ def verdict(result: dict, scores: Sequence[Score]) -> dict:
 def check_csv(asked: dict, args: argparse.Namespace) -> None:
     """Raises DataError where --csv, the course's file, would hold other scores than the course's."""
     if args.csv and not is_reports_benchmark(asked):
-        found = "{images} ×{scale}, {protocol} protocol".format(**asked) + ", --ensemble" * asked["ensemble"]
-        raise DataError(f"--csv is the course's file, of Set5 ×3 by its protocol without --ensemble; this is {found}")
+        raise DataError("--csv is the course's file, of Set5 ×3; this is {images} ×{scale}".format(**asked))
 
 
 def check_can_save_sr(benchmark: BenchmarkSet, args: argparse.Namespace) -> None:
@@ -348,8 +347,6 @@ def to_json(result: dict) -> str:
 
 
 def score_all(args: argparse.Namespace) -> None:
-    from utils.pictures import draw_learning_curves, draw_psnr_against_flops  # here: importing Matplotlib takes long
-
     files = list(published_weights())
     results, benchmarks, curves = [], {}, {}
     for file in tqdm(files, leave=False, disable=None):
@@ -365,10 +362,14 @@ def score_all(args: argparse.Namespace) -> None:
     if args.plot:
         if not (drawn := [result for result in results if is_reports_benchmark(result)]):
             raise DataError("--plot draws scores on Set5 ×3 by the course protocol, and there are none here")
+        from utils.pictures import draw_psnr_against_flops  # here: importing Matplotlib takes long
+
         draw_psnr_against_flops(args.plot, drawn)
     if args.curves:
         if not curves:
             raise DataError("--curves: no weights here hold the curve of their training on Set5")
+        from utils.pictures import draw_learning_curves
+
         draw_learning_curves(args.curves, curves)
     if args.json:
         print(to_json({"results": results}))
@@ -422,12 +423,12 @@ def publish(args: argparse.Namespace) -> None:
     benchmark_name = Path(os.path.abspath(args.benchmark)).name if args.benchmark else ""  # a link's own name
     if benchmark_name.lower() == "set5":
         raise DataError(f"--benchmark {args.benchmark}: Set5 is scored in any case; give another folder")
+    benchmark = BenchmarkSet.from_folder(args.benchmark, scale) if args.benchmark else None
     for protocol in PROTOCOLS:
         metrics[f"Set5 {protocol}"] = score(model, metadata, open_set5(args, scale, protocol), args, protocol)
     if wrong := {result["images"] for result in metrics.values()} - {"Set5"}:
         raise DataError(f"scored on {wrong.pop()}, not on Set5; give its folder with --set5")
-    if args.benchmark:
-        benchmark = BenchmarkSet.from_folder(args.benchmark, scale)
+    if benchmark:
         metrics[f"{benchmark_name} paper"] = score(model, metadata, benchmark, args, "paper")
     kept = ("per_image", "average_psnr_db", "ssim")
     metadata["metrics"] |= {name: {key: r[key] for key in kept if key in r} for name, r in metrics.items()}
@@ -528,7 +529,7 @@ def upscale(model: nn.Module, scale: int, jobs: list[tuple[Path, Path]], args: a
             write_photo(target, larger, made_from=source)
             written += 1
             megapixels += larger.rgb.shape[0] * larger.rgb.shape[1] / 1e6
-            bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s")
+            bar.set_postfix_str(f"{megapixels / (time.monotonic() - started):.2f} Mpx/s", refresh=False)
         except (ValueError, OSError, MemoryError) as error:
             problem = first_line(error)
             problems.append(problem if str(target) in problem else f"{source}: {problem}")
@@ -701,7 +702,7 @@ def upscaler(model: nn.Module, metadata: dict, args: argparse.Namespace) -> Upsc
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Raises OSError where folders to read are not there or what will be written could not be, before any work."""
+    """Raises OSError where --benchmark, --sr or --teach is no folder, or what will be written could not be."""
     for flag in ("benchmark", "sr", "teach"):
         if (path := getattr(args, flag)) and not path.is_dir():
             raise NotADirectoryError(f"--{flag} {path} is not a folder")
@@ -760,7 +761,7 @@ def run_network(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        smaller = "a smaller --nf or --modules" if args.mode in ("cost_only", "export") else "smaller pictures"
+        smaller = "a smaller --nf or --modules" if args.mode == "cost_only" else "smaller pictures"
         with memory_shortage(f"take {smaller}" + ", or --device cpu" * (args.device != "cpu")):
             return run(args)
     except ModuleNotFoundError as error:

@@ -293,9 +293,10 @@ def decode(args: argparse.Namespace) -> int:
         return report([f"no image found in {args.pathFrom}{others}; it needs folders such as DIV2K_train_HR{remedy}"])
     if args.make_lr:
         if not any(job.npy.parent.name.endswith("_HR") for job in jobs):
-            folder = args.pathFrom.absolute()
+            folder = args.pathFrom.resolve()
             above = f"; give the one above it: --pathFrom {quoted(folder.parent)}"
-            move = f"; move its photos into {args.pathFrom}/{folder.name}_train_HR and {folder.name}_valid_HR"
+            inside = f"{args.pathFrom / folder.name}"
+            move = f"; move its photos into {inside}_train_HR and {inside}_valid_HR"
             instead = above if folder.name.endswith("_HR") else move
             return report([f"--make-lr: {args.pathFrom} has no folder such as X_train_HR{instead}"])
         if args.shrink and not (jobs := shrinking_jobs(whole, args.shrink)):

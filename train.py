@@ -404,8 +404,7 @@ def score(
 ) -> tuple[float, list[Score]]:
     """Mean RGB PSNR over Set5 by the course protocol, dB; and for the panel, on the first rank, every image's score."""
     scores_all = with_panel and ranks.is_first
-    images = list(set5)
-    scores = list(evaluate(model, images if scores_all else ranks.share(images), args.scale))
+    scores = list(evaluate(model, set5 if scores_all else ranks.share(list(set5)), args.scale))
     shared = ranks.share(scores) if scores_all else scores
     total, count = ranks.sum((sum(s.psnr_db for s in shared), len(shared)), args.device)
     return total / count, scores if scores_all else []

@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.chain import ChainStage, conv_chain, is_conv, is_watched, runs_native
+from models.chain import ChainStage, SeparableConv, conv_chain, is_conv, is_watched, runs_native
 
 SCALES = (2, 3, 4)
 
@@ -46,23 +46,6 @@ class Layers(nn.Sequential):
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1)
-
-
-class SeparableConv(nn.Sequential):
-    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them: (N, in, H, W) -> (N, out, H, W).
-
-    On the CPU the two run in one pass.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels), conv1x1(in_channels, out_channels)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        if runs_native(x, self):
-            return conv_chain(x, [ChainStage(self)])
-        return super().forward(x)
 
 
 class ActivatedSeparableConv(nn.Sequential):
@@ -139,8 +122,11 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def in_precision_of(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`x` as this conv takes it outside autocast: in float32, or in half where the network itself was made so."""
-    return x.to(conv.weight.dtype)
+    """`x` as this conv takes it outside autocast: in float32, or in half where the network itself was made so.
+
+    As it is where another layer was put in the conv's place.
+    """
+    return x.to(getattr(conv, "weight", x).dtype)
 
 
 def check_distillation(nf: int) -> None:
@@ -176,7 +162,7 @@ class DistillationBlock(nn.Module):
         raise NotImplementedError
 
     def stages(self) -> list[ChainStage]:
-        last = self.c4.stage() if isinstance(self.c4, ActivatedSeparableConv) else ChainStage(self.c4)
+        last = self.c4.stage() if type(self.c4) is ActivatedSeparableConv else ChainStage(self.c4)
         return [ChainStage(c, self.sizes[0], self.act.negative_slope) for c in (self.c1, self.c2, self.c3)] + [last]
 
     def distil(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from utils.native import load_functions
 
 HOOKS_ON_ALL = [f"_global_{when}_hooks" for when in ("forward_pre", "forward", "backward_pre", "backward")]
 SOURCE = Path(__file__).with_suffix(".cpp")
-# Private to PyTorch: where a later one lacks them, every layer runs as a module.
+# These two are private to PyTorch: where a later one lacks them, every layer runs as a module.
 count_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 has_functorch_transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 WIDE = 48  # channels in and out, from which PyTorch's own convs are as fast but for separable ones (Zen 4, AVX-512)
@@ -67,7 +67,7 @@ def compiled() -> tuple[ctypes.CDLL | None, str]:
 
 def layers_of(conv: nn.Module) -> list[nn.Conv2d]:
     """The depthwise conv, if it has one, and the one that gives its outputs."""
-    return list(conv) if isinstance(conv, nn.Sequential) else [conv]
+    return list(conv) if type(conv) in (nn.Sequential, SeparableConv) else [conv]
 
 
 def tensors_of(conv: nn.Module) -> list[Tensor]:
@@ -85,7 +85,7 @@ def runs_native(x: Tensor, *convs: nn.Module) -> bool:
         and all(is_stage(layers_of(conv)) for conv in convs)
         and x.shape[1] == layers_of(convs[0])[0].in_channels
         and not any(map(has_hooks, convs))
-        and all(isinstance(conv, nn.Sequential) or is_worth_it(conv) for conv in convs)
+        and all(len(layers_of(conv)) == 2 or is_worth_it(conv) for conv in convs)
         and all(map(is_plain, (x, *(t for conv in convs for t in tensors_of(conv)))))
         and compiled()[0] is not None
     )
@@ -178,7 +178,9 @@ def is_stage(layers: Sequence[nn.Module]) -> bool:
     """Whether the layers of a stage are such as the C++ assumes."""
     if len(layers) == 1:
         return is_conv(layers[0], 3)
-    return len(layers) == 2 and is_conv(layers[0], 3, depthwise=True) and is_conv(layers[1], 1)
+    if not (len(layers) == 2 and is_conv(layers[0], 3, depthwise=True) and is_conv(layers[1], 1)):
+        return False
+    return layers[0].out_channels == layers[1].in_channels
 
 
 def is_conv(layer: nn.Module, size: int, depthwise: bool = False, dilation: int = 1) -> bool:
@@ -190,9 +192,29 @@ def is_conv(layer: nn.Module, size: int, depthwise: bool = False, dilation: int 
         return False
     reach = dilation * (size // 2)
     groups = layer.in_channels if depthwise else 1
+    if depthwise and layer.out_channels != groups:
+        return False
     keeps_size = (layer.stride, layer.padding, layer.padding_mode) == ((1, 1), (reach, reach), "zeros")
     kernel = (layer.kernel_size, layer.dilation, layer.groups)
     return keeps_size and kernel == ((size, size), (dilation, dilation), groups)
+
+
+class SeparableConv(nn.Sequential):
+    """Depthwise 3×3 then pointwise 1×1, both with bias, nothing between them: (N, in, H, W) -> (N, out, H, W).
+
+    On the CPU the two run in one pass.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
+            nn.Conv2d(in_channels, out_channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if runs_native(x, self):
+            return conv_chain(x, [ChainStage(self)])
+        return super().forward(x)
 
 
 class ConvChain(torch.autograd.Function):

@@ -74,10 +74,13 @@ class LaplacianAttention(nn.Module):
         return x * gate.to(x.dtype)
 
     def reads_centres(self) -> bool:
-        """Whether `linear_of` computes what the convs do: none was put in their place."""
+        """Whether `linear_of` computes what the convs do, between activations that take any shape."""
+        if len(self.branches) != len(DILATIONS) or type(self.expand) is not nn.Sequential or len(self.expand) != 2:
+            return False
+        conv, sigmoid = self.expand
+        acts = type(self.act) in (nn.ReLU, nn.LeakyReLU) and type(sigmoid) is nn.Sigmoid
         branches = all(is_conv(branch, 3, dilation=dilation) for branch, dilation in zip(self.branches, DILATIONS))
-        is_conv_and_act = type(self.expand) is nn.Sequential and len(self.expand) == 2 and is_conv(self.expand[0], 3)
-        return branches and is_conv_and_act
+        return acts and branches and is_conv(conv, 3)
 
 
 class ResidualBlock(nn.Module):

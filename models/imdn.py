@@ -165,8 +165,9 @@ class IMDN(DistillationNetwork):
         self.trunk_conv = conv3x3(nf, nf)
 
     def trunk(self, features: Tensor) -> Tensor:
-        is_conv_and_act = type(self.fusion) is nn.Sequential and len(self.fusion) == 2 and is_conv(self.fusion[0], 1)
-        if is_conv_and_act and not is_watched(self.fusion):
+        is_known = type(self.fusion) is nn.Sequential and len(self.fusion) == 2 and is_conv(self.fusion[0], 1)
+        is_known = is_known and self.fusion[0].in_channels == len(self.blocks) * features.shape[1]
+        if is_known and not is_watched(self.fusion):
             merged = self.fuse_as_they_come(features)
         else:
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))

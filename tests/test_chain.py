@@ -171,6 +171,11 @@ class Standardised(nn.Conv2d):
         return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
 
 
+class Doubled(SeparableConv):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 class Own(nn.Module):
     def forward(self, x):
         return 2 * x
@@ -185,7 +190,10 @@ class Own(nn.Module):
         ("c1", nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1), nn.ReLU())),
         ("c1", nn.Conv2d(8, 8, 3, padding="same")),
         ("c1", nn.Conv2d(8, 8, 3, padding=1, bias=False)),
+        ("c1", Doubled(8, 8)),
+        ("c1", nn.Sequential(nn.Conv2d(8, 16, 3, padding=1, groups=8), nn.Conv2d(16, 8, 1))),
         ("act", nn.SiLU()),
+        ("cca.gate.0", nn.Sequential(nn.Conv2d(8, 2, 1), nn.Conv2d(2, 1, 1))),
         ("cca.gate.1", nn.SiLU()),
         ("cca.gate.0", nn.Conv2d(8, 1, 1, groups=1, padding_mode="circular")),
         ("cca.gate.3", nn.Hardsigmoid()),
@@ -206,9 +214,7 @@ def test_layers_put_in_their_place_compute_what_they_do(layer, put):
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    ("layer", "put"), (("fusion.0", Standardised(16, 8, 1)), ("fusion.1", nn.PReLU(8)), ("fusion", nn.Conv2d(16, 8, 1)))
-)
+@pytest.mark.parametrize(("layer", "put"), (("fusion.0", Standardised(16, 8, 1)), ("fusion", nn.Conv2d(16, 8, 1))))
 def test_a_fusion_put_in_place_computes_what_it_does(layer, put):
     network, x = build_model("IMDN", nf=8, num_modules=2), torch.rand(1, 3, 7, 8)
     network.set_submodule(layer, put)
@@ -223,7 +229,9 @@ def test_a_fusion_put_in_place_computes_what_it_does(layer, put):
         ("branches.0", Standardised(8, 1, 3, padding=3, dilation=3)),
         ("branches.1", nn.Conv2d(8, 1, 3, padding=1, stride=2, bias=False)),
         ("expand.0", Standardised(3, 8, 3, padding=1)),
-        ("average_pool", nn.AdaptiveMaxPool2d(1)),
+        ("branches.2", nn.Sequential(nn.Conv2d(8, 2, 1), nn.Conv2d(2, 1, 1))),
+        ("act", nn.Softmax(dim=1)),
+        ("expand.1", nn.Softmax2d()),
     ),
 )
 def test_laplacian_attention_computes_what_a_layer_put_in_place_does(layer, put):

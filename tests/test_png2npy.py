@@ -354,7 +354,10 @@ def test_an_upright_jpeg(tmp_path):
 def test_make_lr_without_an_hr_folder_is_an_error(tmp_path, capsys):
     write_rgb(tmp_path / "in/photos/a.png", smooth_image(24, 30))
     assert decode(tmp_path / "in", "--make-lr", "3") == 1
-    assert "has no folder such as X_train_HR" in capsys.readouterr().err
+    folder = tmp_path / "in"
+    assert f"such as X_train_HR; move its photos into {folder}/in_train_HR and {folder}/in_valid_HR\n" in (
+        capsys.readouterr().err
+    )
 
 
 def test_decoding_beside_the_images(tmp_path):

@@ -49,8 +49,6 @@ def states_equal(a: object, b: object) -> bool:
 
 
 SOAP = ["--optimizer", "soap", "--cautious", "--precondition-every", "2"]
-
-
 RECIPE = [*SOAP, "--loss", "fourier", "--detail", "1", "--noise", "0.1", "--workers", "2"]
 
 

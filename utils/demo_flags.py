@@ -13,6 +13,7 @@ from utils.flags import FlagParser, at_least_1, number_that, warn
 from utils.hardware import check_device
 from utils.images import IMAGE_SUFFIXES
 
+DEFAULT_MODEL = "IMDN_dw"
 DEFAULT_WEIGHTS = "IMDN_dw_nf32_m10_x3.safetensors"  # in checkpoint/
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -170,12 +171,12 @@ def check_flags(parser: FlagParser, args: argparse.Namespace, others: set[str]) 
         parser.error("--training goes with --all")
     if args.plot and args.all and (args.ensemble or args.benchmark or args.protocol != "course"):
         parser.error("--plot draws scores on Set5 by the course protocol; no --ensemble, --benchmark, --protocol paper")
-    if args.csv and (args.benchmark or args.ensemble or args.protocol != "course" or args.scale in (2, 4)):
-        parser.error("--csv is the course's file, of Set5 ×3 by its protocol; leave out what asks for other scores")
     if stray := natsorted(others - MODES[mode]):
         if mode == "scoring":
             parser.error(f"{spelt(stray[0])} goes with {spelt(*(m for m in MODES if stray[0] in MODES[m]))}")
         parser.error(f"{spelt(stray[0])} does not go with {spelt(mode)}, which takes {spelt(*natsorted(MODES[mode]))}")
+    if args.csv and (args.benchmark or args.ensemble or args.protocol != "course" or args.scale in (2, 4)):
+        parser.error("--csv is the course's file, of Set5 ×3 by its protocol; leave out what asks for other scores")
     if mode == "publish" and not args.checkpoint:
         parser.error("--publish needs --checkpoint, a best.safetensors of train.py's")
     if mode in ("teach", "input") and not args.output:

@@ -104,7 +104,7 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     # truncate 3.5 at sigma 1.5 makes the window 11 wide; scikit-image's own mean leaves out its 5-pixel border.
-    return skimage.metrics.structural_similarity(  # imported here: --input and train.py need no SciPy
+    return skimage.metrics.structural_similarity(  # scikit-image imports SciPy only now
         a, b, data_range=255, gaussian_weights=True, sigma=1.5, truncate=3.5, use_sample_covariance=False
     )
 

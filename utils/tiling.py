@@ -88,7 +88,7 @@ def receptive_margin(model: nn.Module) -> int:
     """LR pixels that an output pixel depends on beyond its own, on each side, were every conv and pooling in a row.
 
     Layers marked `global_pool` look at the whole tile, whatever the margin; they are left out. A network that sees far
-    by other layers, or runs one several times, says its margin itself, as `tile_margin`.
+    by other layers, or by one with a stride or that it runs several times, says its margin itself, as `tile_margin`.
     """
     if (margin := getattr(model, "tile_margin", None)) is not None:
         return margin
@@ -106,9 +106,9 @@ def receptive_margin(model: nn.Module) -> int:
     return margin
 
 
-def of_both_axes(value: int | tuple[int, int]) -> tuple[int, int]:
+def of_both_axes(value: int | Sequence[int]) -> Sequence[int]:
     """What a layer takes for both axes at once, or for each."""
-    return value if isinstance(value, tuple) else (value, value)
+    return (value, value) if isinstance(value, int) else value
 
 
 def bytes_per_pixel(model: nn.Module) -> int:
