@@ -162,13 +162,13 @@ def conv_chain(x: Tensor, stages: Sequence[ChainStage]) -> Tensor:
         (N, all kept channels, H, W): what each stage kept, concatenated.
     """
     layers = [layers_of(stage.conv) for stage in stages]
+    assert all(map(is_stage, layers)), "a stage is a 3×3 conv, or a depthwise 3×3 and a pointwise one"
     outputs = [of_stage[-1].out_channels for of_stage in layers]
     kept = [output if stage.kept is None else stage.kept for stage, output in zip(stages, outputs)]
     read = [of_stage[0].in_channels for of_stage in layers]
     left = [output - keep for output, keep in zip(outputs, kept)]
     assert [*read, 0] == [x.shape[1], *left], "each stage reads what the one before it leaves"
     assert all(stage.slope >= 0 for stage in stages), "the sign of an output must tell its slope"
-    assert all(map(is_stage, layers)), "a stage is a 3×3 conv, or a depthwise 3×3 and a pointwise one"
     tensors = [tensors_of(stage.conv) for stage in stages]
     slopes = [stage.slope for stage in stages]
     return ConvChain.apply(x, kept, slopes, [len(of_stage) for of_stage in tensors], *sum(tensors, []))
