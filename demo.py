@@ -31,7 +31,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 from natsort import natsorted
-from tqdm import tqdm
 
 from dataset import (
     LARGEST_EXCESS,
@@ -207,7 +206,7 @@ def score_beside_bicubic(model: nn.Module, metadata: dict, args: argparse.Namesp
 
 
 def beside_bicubic(result: dict, benchmark: BenchmarkSet) -> dict:
-    images = tqdm(benchmark, desc="bicubic", leave=False, disable=None)
+    images = progress(benchmark, desc="bicubic", leave=False)
     return result | {"bicubic_psnr_db": bicubic_psnr_db(images, result["scale"], result["protocol"])}
 
 
@@ -220,7 +219,7 @@ def score(model: nn.Module, metadata: dict, benchmark: BenchmarkSet, args: argpa
     check_csv(asked, args)
     if args.save_sr:
         check_can_save_sr(benchmark, args)
-    scores = collect(evaluate(model, tqdm(benchmark, leave=False, disable=None), scale, protocol), args)
+    scores = collect(evaluate(model, progress(benchmark, leave=False), scale, protocol), args)
     result = {
         "model": metadata["model"],
         "hyperparameters": hyperparameters,
@@ -238,7 +237,7 @@ def score_files(args: argparse.Namespace) -> dict:
     benchmark = open_benchmark(args, scale)
     asked = {"scale": scale, "protocol": args.protocol, "ensemble": False, "images": benchmark.name}
     check_csv(asked, args)
-    images = tqdm(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False, disable=None)
+    images = progress(read_sr(args.sr, benchmark, scale), total=len(benchmark), leave=False)
     measured = (measure(name, to_tensor(sr), to_tensor(hr), scale, args.protocol) for name, sr, hr in images)
     scores = collect(measured, args)
     result = {"sr": str(args.sr), **asked, **summarise(scores)}
@@ -349,7 +348,7 @@ def to_json(result: dict) -> str:
 def score_all(args: argparse.Namespace) -> None:
     files = list(published_weights())
     results, benchmarks, curves = [], {}, {}
-    for file in tqdm(files, leave=False, disable=None):
+    for file in progress(files, leave=False):
         model, metadata = load_model(file)
         scale = metadata["hyperparameters"]["scale"]
         if scale not in benchmarks:

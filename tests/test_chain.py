@@ -213,7 +213,6 @@ def test_layers_put_in_their_place_compute_what_they_do(layer, put):
             torch.testing.assert_close(y, block(x), rtol=1e-4, atol=1e-5)
 
 
-@needs_compiler
 @pytest.mark.parametrize(("layer", "put"), (("fusion.0", Standardised(16, 8, 1)), ("fusion", nn.Conv2d(16, 8, 1))))
 def test_a_fusion_put_in_place_computes_what_it_does(layer, put):
     network, x = build_model("IMDN", nf=8, num_modules=2), torch.rand(1, 3, 7, 8)

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from utils.cores import usable_cores
 from utils.distributed import Ranks
+from utils.progress import progress
 
 CELL = 16  # LR pixels a side; sums for each position, not each cell of them, would take 256 times the memory
 LEAST_DETAIL = 0.05  # grey levels, where photos' LR has 6 on average: flat images can be drawn from, too
@@ -56,8 +56,8 @@ def detail_of(lr: Sequence[np.ndarray], size: int, power: float) -> list[np.ndar
     ranks = Ranks()
     with ThreadPoolExecutor(max(1, usable_cores() // ranks.local_world)) as pool:
         weights = pool.map(lambda index: cell_weights(lr[index], size, power), range(len(lr)))
-        hidden = None if ranks.is_first else True  # None: where there is no terminal
-        return list(tqdm(weights, "detail", len(lr), leave=False, disable=hidden, unit="image"))
+        options = {"desc": "detail", "total": len(lr), "unit": "image", "leave": False}
+        return list(progress(weights, **options, disable=not ranks.is_first))
 
 
 def scale_to_share(weights: np.ndarray, first: int, share: float) -> None:
