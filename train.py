@@ -38,8 +38,10 @@ from dataset import (
     prefetch,
     sample_pairs,
 )
-from models import build_model, chain, tail
+from models import build_model
 from models.blocks import SeparableConv
+from models.kernels import chain, tail
+from models.kernels.guards import WIDE
 from utils.checkpoint import network_name, read_weights, save_state, save_weights, take_weights
 from utils.cost import count_cost
 from utils.cuda_graph import Replayed
@@ -252,8 +254,8 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 
 
 def may_run_native(model: nn.Module, args: argparse.Namespace) -> bool:
-    """Whether the compiled convs of models/chain.py, in NCHW, are the faster ones for this run."""
-    is_narrow = args.nf < chain.WIDE
+    """Whether the compiled convs of models/kernels/chain.py, in NCHW, are the faster ones for this run."""
+    is_narrow = args.nf < WIDE
     is_separable = any(isinstance(layer, SeparableConv) for layer in model.modules())
     return args.device == "cpu" and not args.bf16 and not args.compile and (is_narrow or is_separable)
 

@@ -8,7 +8,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.chain import ChainStage, SeparableConv, conv_chain, is_conv, is_watched, runs_native
+from models.kernels.chain import ChainStage, SeparableConv, conv_chain, runs_native
+from models.kernels.guards import is_conv, is_watched
 
 SCALES = (2, 3, 4)
 

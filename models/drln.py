@@ -29,7 +29,7 @@ from models.blocks import (
     require,
     run_conv,
 )
-from models.chain import is_conv, is_watched
+from models.kernels.guards import is_conv, is_watched
 
 DILATIONS = (3, 5, 7)
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K

@@ -20,9 +20,9 @@ from models.blocks import (
     require,
     run_conv,
 )
-from models.chain import is_conv, is_watched
-from models.fused import add_pointwise, fused_tail
-from models.tail import is_gate
+from models.kernels.fused import add_pointwise, fused_tail
+from models.kernels.guards import is_conv, is_watched
+from models.kernels.tail import is_gate
 
 
 def channel_contrast(x: Tensor, mean: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ import torch.nn.utils.prune
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_model, chain, tail
+from models import build_model
 from models.blocks import ActivatedSeparableConv, DistillationBlock, Layers, ScaledPointwise, SeparableConv, conv3x3
-from models.chain import ChainStage, conv_chain, layers_apart
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, SeparableIMDB
-from utils import native
+from models.kernels import chain, native, tail
+from models.kernels.chain import ChainStage, conv_chain
+from models.kernels.guards import WIDE, layers_apart
 
 needs_compiler = pytest.mark.skipif(chain.compiled()[0] is None, reason="no C++ compiler")
 
@@ -154,8 +155,8 @@ def test_what_it_cannot_read_is_the_layers_to_run_or_to_refuse():
 
 @needs_compiler
 def test_wide_plain_convs_are_left_to_pytorch():
-    assert is_native(Layers(conv3x3(chain.WIDE, 4))(torch.randn(1, chain.WIDE, 3, 3)))
-    assert not is_native(Layers(conv3x3(chain.WIDE, chain.WIDE))(torch.randn(1, chain.WIDE, 3, 3)))
+    assert is_native(Layers(conv3x3(WIDE, 4))(torch.randn(1, WIDE, 3, 3)))
+    assert not is_native(Layers(conv3x3(WIDE, WIDE))(torch.randn(1, WIDE, 3, 3)))
 
 
 @needs_compiler

@@ -4,7 +4,7 @@ import torch.nn as nn
 
 from models import MODELS, build_model
 from models.blocks import float32_region
-from models.fused import Moments
+from models.kernels.fused import Moments
 from utils.mixed_precision import MixedPrecision
 
 

@@ -11,10 +11,11 @@ import torch.nn as nn
 from conftest import needs_reference, reference
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import MODELS, build_model, chain, complete_hyperparameters
-from models.chain import is_watched, layers_apart
+from models import MODELS, build_model, complete_hyperparameters
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
+from models.kernels import guards
+from models.kernels.guards import is_watched, layers_apart
 from utils.cost import count_cost
 from utils.layers import unfuse_if_edited
 
@@ -295,14 +296,14 @@ class RootOfWeights(nn.Conv2d):
 
 @pytest.mark.parametrize("layer", (RootOfWeights(3, 4, 3), nn.ReflectionPad2d(16)), ids=("nan", "too small an image"))
 def test_networks_that_the_trial_does_not_suit_are_left_alone(layer, monkeypatch, capsys):
-    monkeypatch.setattr(chain, "_apart", False)
+    monkeypatch.setattr(guards, "_apart", False)
     unfuse_if_edited(nn.Sequential(nn.Conv2d(3, 3, 1), layer))
     assert capsys.readouterr().err == "" and not is_watched()
 
 
 @pytest.mark.parametrize("edit", ("its forward", "its conv", "a root"))
 def test_edited_layers_are_not_passed_over(edit, monkeypatch, capsys):
-    monkeypatch.setattr(chain, "_apart", False)
+    monkeypatch.setattr(guards, "_apart", False)
     if edit == "its forward":
         monkeypatch.setattr(ContrastAwareChannelAttention, "forward", lambda self, x: x * self.average_pool(x))
     model, x = small("IMDN_dw", 3), torch.rand(1, 3, 5, 6)

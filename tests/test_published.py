@@ -10,7 +10,7 @@ import torch
 from conftest import needs_reference, reference
 
 from dataset import SET5, BenchmarkSet
-from models.chain import layers_apart
+from models.kernels.guards import layers_apart
 from tests.benchmarks.noise import images as noise_images
 from utils.checkpoint import load_model, read_weights
 from utils.evaluation import average, evaluate, to_tensor

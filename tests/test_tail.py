@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 
-from models import chain, tail
 from models.imdn import IMDB, SeparableIMDB
+from models.kernels import chain, tail
+from models.kernels.guards import WIDE, layers_apart
 
 # by the other kernels, so that a file that does not compile fails
 needs_compiler = pytest.mark.skipif(chain.compiled()[0] is None, reason="no C++ compiler")
@@ -50,7 +51,7 @@ def layers_tail(block, x, distilled):
 
 
 def exact_results(block, x, distilled):
-    with chain.layers_apart():
+    with layers_apart():
         return results(copy.deepcopy(block).double(), x.double(), distilled.double(), layers_tail)
 
 
@@ -142,8 +143,8 @@ def test_maps_that_do_not_fit_are_pytorch_s_to_refuse():
 
 @needs_compiler
 def test_a_wide_tail_without_gates_is_left_to_pytorch():
-    blocks = IMDB(chain.WIDE, attention=False), IMDB(chain.WIDE)
-    without, with_gate = (type(block.tail(*torch.randn(2, 1, chain.WIDE, 3, 3)).grad_fn) for block in blocks)
+    blocks = IMDB(WIDE, attention=False), IMDB(WIDE)
+    without, with_gate = (type(block.tail(*torch.randn(2, 1, WIDE, 3, 3)).grad_fn) for block in blocks)
     assert "Tail" not in without.__name__ and "Tail" in with_gate.__name__
 
 

@@ -8,7 +8,7 @@ import torch.nn as nn
 
 import utils.tiling as tiling
 from models import MODELS, build_model
-from models.chain import layers_apart
+from models.kernels.guards import layers_apart
 from utils.tiling import (
     bytes_per_pixel,
     course_tiled,

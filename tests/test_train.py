@@ -21,7 +21,8 @@ from conftest import authors_state, smooth_image
 
 import train
 from dataset import PairedPatches, find_pairs
-from models import MODELS, build_model, chain
+from models import MODELS, build_model
+from models.kernels.guards import layers_apart
 from utils import train_flags
 from utils.checkpoint import load_model, load_state, save_state, save_weights
 from utils.distributed import Ranks
@@ -317,7 +318,7 @@ def plain_loss(decoded_once) -> float:
     losses = []
     for step in range(200):
         lr, hr = (torch.cat([patches[[i]][part] for i in (2 * step, 2 * step + 1)]) for part in (0, 1))
-        with chain.layers_apart():
+        with layers_apart():
             sr = model(lr.contiguous() / 255)
         loss = torch.nn.functional.l1_loss(sr, hr.contiguous() / 255)
         optimizer.zero_grad()

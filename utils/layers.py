@@ -5,7 +5,7 @@ import copy
 import torch
 import torch.nn as nn
 
-from models.chain import layers_apart, stay_apart
+from models.kernels.guards import layers_apart, stay_apart
 from utils.flags import warn
 from utils.hardware import device_of, without_tf32
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from models import build_model
-from models.chain import layers_apart
+from models.kernels.guards import layers_apart
 from tests.benchmarks.harness import parse_args, report, seconds
 from utils.export import OnnxNetwork, export_onnx
 from utils.tiling import super_resolve

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import train
 from dataset import DevicePatches, Pair, PairedPatches
 from models import build_model
-from models.chain import layers_apart
+from models.kernels.guards import layers_apart
 from tests.benchmarks.harness import paired_medians, parse_args, report
 from utils.distributed import Ranks
 from utils.memory import keep_freed_memory

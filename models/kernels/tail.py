@@ -9,8 +9,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.chain import WIDE, is_conv, is_eager, is_plain
-from utils.native import load_functions
+from models.kernels.guards import WIDE, is_conv, is_eager, is_plain
+from models.kernels.native import load_functions
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -68,7 +68,7 @@ def parameters_of(gate: nn.Sequential | None) -> list[Tensor]:
 def distillation_tail(
     x: Tensor, distilled: Tensor, matrix: Tensor, bias: Tensor, gate: nn.Sequential | None, twice: bool = False
 ) -> Tensor:
-    """`fused_tail` of models/fused.py by C++, for arguments of which `runs_native` holds; differentiable once."""
+    """`fused_tail` of fused.py by C++, for arguments of which `runs_native` holds; differentiable once."""
     gates = 0 if gate is None else 1 + twice
     return Tail.apply(gates, x, distilled, matrix, bias, *parameters_of(gate))
 

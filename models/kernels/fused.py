@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.blocks import float32_region, full_precision, linear_of
-from models.tail import distillation_tail, runs_native
+from models.kernels.tail import distillation_tail, runs_native
 
 
 def fused_tail(

@@ -7,7 +7,7 @@
 //   of the multiplications. Their error is about 1e-6 of the largest of those rows; what is not finite spreads over them.
 // Forward shares out images, or the bands of a few; backward images alone, and holds one stage's gradient.
 //
-// Built by utils/native.py, called by models/chain.py.
+// Built by native.py, called by chain.py.
 
 #include "vectors.h"
 

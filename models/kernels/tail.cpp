@@ -6,7 +6,7 @@
 // of a map mixed by M follow from d's.
 // Forward shares out images, or the bands of few; backward images alone.
 //
-// Built by utils/native.py, called by models/tail.py.
+// Built by native.py, called by tail.py.
 
 #include <cmath>
 
