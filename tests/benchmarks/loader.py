@@ -1,4 +1,4 @@
-"""Patches a second: the report's loader and this project's, on decoded 2040×1356 images.
+"""Patches a second by the report's loader, by BasicSR's way and by this project's, of 2040×1356 images.
 
 python -m tests.benchmarks.loader
 """
@@ -9,15 +9,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset import DevicePatches, PairedPatches, find_pairs, prefetch
+from dataset import DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
 from tests.benchmarks.harness import parse_args, report
 from utils.memory import keep_freed_memory
 
-HEIGHT, WIDTH, SCALE, PATCH = 1356, 2040, 3, 192
+HEIGHT, WIDTH, SCALE, PATCH, SUB_IMAGE = 1356, 2040, 3, 192, 480
 
 
 class ReportsLoader(Dataset):
@@ -31,22 +32,57 @@ class ReportsLoader(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pair = self.pairs[index % len(self.pairs)]
-        lr, hr = np.load(pair.lr), np.load(pair.hr)
-        size = PATCH // SCALE
-        top, left = (random.randrange(n - size + 1) for n in lr.shape[:2])
-        lr = lr[top : top + size, left : left + size]
-        hr = hr[SCALE * top : SCALE * top + PATCH, SCALE * left : SCALE * left + PATCH]
-        return tuple(torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1))).float() / 255 for a in (lr, hr))
+        patches = random_crop(np.load(pair.lr), np.load(pair.hr))
+        return tuple(torch.from_numpy(np.ascontiguousarray(p.transpose(2, 0, 1))).float() / 255 for p in patches)
 
 
-def write_images(root: Path, count: int) -> None:
-    generator = np.random.default_rng(0)
-    for folder, height, width in (("HR", HEIGHT, WIDTH), ("LR_bicubic/X3", HEIGHT // SCALE, WIDTH // SCALE)):
-        target = root / f"DIV2K_train_{folder}"
-        target.mkdir(parents=True)
-        for i in range(count):
-            name = f"{i:04d}{'' if folder == 'HR' else 'x3'}.npy"
-            np.save(target / name, generator.integers(0, 256, (height, width, 3), np.uint8))
+class SubImagesLoader(Dataset):
+    """What BasicSR does with the sub-images that its guide has one cut first: a PNG of 480×480 and its LR are decoded
+    for every sample and made float whole, then cropped, flipped and turned.
+    """
+
+    def __init__(self, folder: Path, length: int) -> None:
+        self.files, self.length = sorted(folder.glob("*_hr.png")), length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        hr = self.files[index % len(self.files)]
+        lr = hr.with_name(hr.name.replace("_hr", "_lr"))
+        patches = random_crop(*(cv2.imread(str(file)).astype(np.float32) / 255 for file in (lr, hr)))
+        down, right, turned = (random.choice((1, -1)) for _ in range(3))
+        flipped = (patch[::down, ::right, ::-1] for patch in patches)  # and BGR to RGB
+        channels_first = [p.transpose(2, 0, 1) if turned == 1 else p.transpose(2, 1, 0) for p in flipped]
+        return tuple(torch.from_numpy(np.ascontiguousarray(patch)) for patch in channels_first)
+
+
+def random_crop(lr: np.ndarray, hr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    size = PATCH // SCALE
+    top, left = (random.randrange(n - size + 1) for n in lr.shape[:2])
+    hr = hr[SCALE * top : SCALE * top + PATCH, SCALE * left : SCALE * left + PATCH]
+    return lr[top : top + size, left : left + size], hr
+
+
+def write_images(root: Path, sub_images: Path, count: int) -> None:
+    """A photo and its mirror images side by side, from another corner each time: decoded, and as PNG sub-images."""
+    photo = sample_pairs("training", SCALE)[0].hr
+    room = [(0, n + side) for n, side in zip((HEIGHT, WIDTH), photo.shape[:2])]
+    mirrored = np.pad(photo, (*room, (0, 0)), mode="symmetric")
+    draw = np.random.default_rng(0)
+    for folder in (root / "DIV2K_train_HR", root / "DIV2K_train_LR_bicubic/X3", sub_images):
+        folder.mkdir(parents=True)
+    for i in range(count):
+        top, left = (draw.integers(side) for side in photo.shape[:2])
+        hr = np.ascontiguousarray(mirrored[top : top + HEIGHT, left : left + WIDTH])
+        lr = cv2.resize(hr, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA)
+        np.save(root / f"DIV2K_train_HR/{i:04d}.npy", hr)
+        np.save(root / f"DIV2K_train_LR_bicubic/X3/{i:04d}x3.npy", lr)
+        for name, image, side in (("hr", hr, SUB_IMAGE), ("lr", lr, SUB_IMAGE // SCALE)):
+            for row, column in np.ndindex(HEIGHT // SUB_IMAGE, WIDTH // SUB_IMAGE):
+                cut = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
+                bgr = cv2.cvtColor(np.ascontiguousarray(cut), cv2.COLOR_RGB2BGR)
+                cv2.imwrite(str(sub_images / f"{i:04d}_{row}{column}_{name}.png"), bgr)
 
 
 def rate(batches: Iterator, batch_size: int, warm_up: int, count: int, convert: bool) -> float:
@@ -65,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv, __doc__, images=24, batch=16, batches=200, workers=2)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "DIV2K_decoded"
-        write_images(root, args.images)
+        root, sub_images = Path(folder) / "DIV2K_decoded", Path(folder) / "DIV2K_sub"
+        write_images(root, sub_images, args.images)
         total = (args.batches + 20) * args.batch
         shares = [range(start, start + args.batch) for start in range(0, total, args.batch)]
 
@@ -78,10 +114,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         in_ram = patches()
         in_ram.lr.load()
         in_ram.hr.load()
+
+        def samples(of: Dataset) -> Iterator:
+            return iter(DataLoader(of, args.batch, shuffle=True, num_workers=args.workers))
+
         loaders = {
-            "report: np.load of whole arrays": lambda: iter(
-                DataLoader(ReportsLoader(root, total), args.batch, shuffle=True, num_workers=args.workers)
-            ),
+            "report: np.load of whole arrays": lambda: samples(ReportsLoader(root, total)),
+            "BasicSR's way: PNG sub-images of 480×480": lambda: samples(SubImagesLoader(sub_images, total)),
             "memory-mapped": lambda: prefetch(patches(), shares, args.workers),
             "in RAM": lambda: prefetch(in_ram, shares, args.workers),
         }
