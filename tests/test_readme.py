@@ -25,9 +25,9 @@ from utils.images import read_rgb, write_rgb
 from utils.tables import results_table, training_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-EXPERIMENTS = (REPOSITORY / "checkpoint/EXPERIMENTS.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "README.zh-TW.md", "checkpoint/EXPERIMENTS.md", "checkpoint/EXPERIMENTS.zh-TW.md")
+DOCUMENTS = ("README", "checkpoint/EXPERIMENTS", "checkpoint/LEGS")
+TEXTS = {name: (REPOSITORY / f"{name}.md").read_text(encoding="utf-8") for name in DOCUMENTS}
+README = TEXTS["README"]
 PUBLISHED = natsorted((REPOSITORY / "checkpoint").glob("*.safetensors"))
 NEEDS = {"--web": "gradio", "--export": "onnx", "onnxruntime": "onnxruntime"}
 SMALL_BENCHMARKS = {
@@ -40,10 +40,10 @@ SMALL_BENCHMARKS = {
 }
 TRAINED = "runs/IMDN_dw_nf40_m6_x3"
 
-blocks = re.findall(r"```bash\n(.*?)```", README + EXPERIMENTS, re.S)
+blocks = re.findall(r"```bash\n(.*?)```", "".join(TEXTS.values()), re.S)
 fenced = [line for block in blocks for line in block.splitlines()]
 COMMANDS = [line.split(" && ")[-1] for line in fenced if re.search("(python|torchrun) ", line)]
-COMMANDS += re.findall(r"`(python [^`]*)`", README + EXPERIMENTS)
+COMMANDS += re.findall(r"`(python [^`]*)`", "".join(TEXTS.values()))
 SMALL = ["--epochs", "1", "--iterations", "1", "--batch", "1", "--patch", "24", "--valid-patch", "24", "--workers", "0"]
 SMALL += ["--device", "cpu"]
 
@@ -238,9 +238,9 @@ def test_published_weights_say_how_they_were_made(path):
         assert leg["command"].startswith("python train.py") and re.fullmatch(r"[0-9a-f]{40}", leg["commit"])
 
 
-@pytest.mark.parametrize("name", ("README", "checkpoint/EXPERIMENTS"))
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_chinese_document_holds_the_same_commands_figures_and_tables(name):
-    english = (REPOSITORY / f"{name}.md").read_text(encoding="utf-8").split("## Citations")[0]
+    english = TEXTS[name].split("## Citations")[0]
     chinese = (REPOSITORY / f"{name}.zh-TW.md").read_text(encoding="utf-8")
     blocks = re.compile(r"```.*?```", re.S)
     tables = (re.compile(f"<!-- {table} -->.*?<!-- /{table} -->", re.S) for table in ("results", "training"))
@@ -250,7 +250,7 @@ def test_the_chinese_document_holds_the_same_commands_figures_and_tables(name):
     assert figures[0] == figures[1]
 
 
-@pytest.mark.parametrize("file", DOCUMENTS)
+@pytest.mark.parametrize("file", [f"{name}{ending}" for name in DOCUMENTS for ending in (".md", ".zh-TW.md")])
 def test_links_lead_somewhere(file):
     """Files and headings of this repository; a heading's anchor is made as GitHub makes it."""
     text = (REPOSITORY / file).read_text(encoding="utf-8")
