@@ -49,6 +49,17 @@ def test_cautious_moves_no_entry_up_its_gradient():
         torch.testing.assert_close(kept - start, torch.where(agrees, (moved - start) / agrees.double().mean(), 0))
 
 
+def test_gradients_whose_squares_underflow_do_not_end_the_run():
+    draw = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.zeros(20, 2)) for _ in range(200)]
+    optimizer = SOAP(params)
+    for _ in range(2):
+        for p in params:
+            p.grad = (10 ** (18 * torch.rand(20, 1, generator=draw) - 23)).repeat(1, 2)
+        optimizer.step()
+    assert all(p.isfinite().all() and p.any() for p in params)
+
+
 def test_a_parameter_without_gradient_is_left_alone():
     params = make_params()
     optimizer = SOAP(params)
