@@ -142,8 +142,8 @@ def initialise_bases(states: list[dict]) -> None:
         for dim in preconditioned_dims(state["exp_avg"]):
             matrices = state[f"preconditioner_{dim}"]
             finite = matrices.nan_to_num(0, 0, 0)  # eigh refuses others; the loss tells that the run is lost
-            # in float32 squares of small gradients underflow, and LAPACK then gives nan or no result; on GPUs eigh can
-            # fail where the rank is not full
+            # of denormal numbers, such as the squares of small gradients are in float32, LAPACK makes nan or nothing;
+            # on GPUs eigh can fail where the rank is not full
             _, vectors = torch.linalg.eigh(finite.double().cpu())
             state[f"basis_{dim}"] = vectors.flip(2).contiguous().to(matrices)
 

@@ -1,4 +1,4 @@
-"""When the fused code may stand for layers: nothing watches them, and they are such as it knows."""
+"""When the fused code may stand for layers: nothing watches them, and they are such as it knows; and when it pays."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
