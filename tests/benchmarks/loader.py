@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset import DevicePatches, PairedPatches, find_pairs, prefetch, sample_pairs
 from tests.benchmarks.harness import parse_args, report
+from utils.bicubic import imresize
+from utils.images import write_rgb
 from utils.memory import keep_freed_memory
 
 HEIGHT, WIDTH, SCALE, PATCH, SUB_IMAGE = 1356, 2040, 3, 192, 480
@@ -75,14 +77,13 @@ def write_images(root: Path, sub_images: Path, count: int) -> None:
     for i in range(count):
         top, left = (draw.integers(side) for side in photo.shape[:2])
         hr = np.ascontiguousarray(mirrored[top : top + HEIGHT, left : left + WIDTH])
-        lr = cv2.resize(hr, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA)
+        lr = imresize(hr, 1 / SCALE)
         np.save(root / f"DIV2K_train_HR/{i:04d}.npy", hr)
         np.save(root / f"DIV2K_train_LR_bicubic/X3/{i:04d}x3.npy", lr)
         for name, image, side in (("hr", hr, SUB_IMAGE), ("lr", lr, SUB_IMAGE // SCALE)):
             for row, column in np.ndindex(HEIGHT // SUB_IMAGE, WIDTH // SUB_IMAGE):
                 cut = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
-                bgr = cv2.cvtColor(np.ascontiguousarray(cut), cv2.COLOR_RGB2BGR)
-                cv2.imwrite(str(sub_images / f"{i:04d}_{row}{column}_{name}.png"), bgr)
+                write_rgb(sub_images / f"{i:04d}_{row}{column}_{name}.png", cut)
 
 
 def rate(batches: Iterator, batch_size: int, warm_up: int, count: int, convert: bool) -> float:
