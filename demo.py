@@ -47,7 +47,7 @@ from dataset import (
 from models import build_model, complete_hyperparameters
 from utils.bicubic import imresize
 from utils.checkpoint import CheckpointError, load_model, network_name, read_weights, save_weights
-from utils.cost import count_cost
+from utils.cost import cost_by_part, count_cost
 from utils.demo_flags import DEFAULT_MODEL, DEFAULT_WEIGHTS, DTYPES, WRITES, read_flags, sizes
 from utils.download import DownloadError, fetch_set5
 from utils.ensemble import SelfEnsemble
@@ -61,7 +61,7 @@ from utils.memory import memory_shortage
 from utils.metrics import kaggle_score, missed_conditions, psnr_rgb, ranking_score
 from utils.photo import Photo, check_holds, eight_bits, is_enlarged, read_photo, spread_colours, write_photo
 from utils.progress import progress
-from utils.tables import is_reports_benchmark, results_table, training_table
+from utils.tables import cost_table, is_reports_benchmark, results_table, training_table
 from utils.tiling import super_resolve
 from utils.web import Upscaler, build_page, serve
 
@@ -155,12 +155,16 @@ def print_cost(args: argparse.Namespace) -> None:
     else:
         name = args.model or DEFAULT_MODEL
         hyperparameters = complete_hyperparameters(name, **sizes(args))
-    flops_g, params_m = count_cost(build_model(name, **hyperparameters))
+    model = build_model(name, **hyperparameters)
+    flops_g, params_m = count_cost(model)
+    parts = cost_by_part(model)
+    activations_m = round(sum(part["activations_m"] for part in parts), 6)
     if args.json:
-        cost = {"flops_g": flops_g, "params_m": params_m}
+        cost = {"flops_g": flops_g, "params_m": params_m, "activations_m": activations_m, "parts": parts}
         print(to_json({"model": name, "hyperparameters": hyperparameters, **cost}))
     else:
         print(f"{name} {in_words(hyperparameters)}\nFLOPs: {flops_g:.13g} G\nPARAMS: {params_m:.6f} M")
+        print(f"Activations: {activations_m:.3f} M\n\n{cost_table(parts)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -359,7 +359,9 @@ def test_all_training_does_not_repeat_another_network_s_legs(published, capsys):
 
 def test_cost_only_needs_neither_weights_nor_images(published, capsys):
     assert run("--model", "IMDN_dw", "--nf", 40, "--modules", 6, "--cost-only") == 0
-    assert capsys.readouterr().out == "IMDN_dw nf=40 num_modules=6 scale=3\nFLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n"
+    total, table = capsys.readouterr().out.split("\n\n")
+    assert total.startswith("IMDN_dw nf=40 num_modules=6 scale=3\nFLOPs: 10.2157584 G\nPARAMS: 0.081345 M\n")
+    assert "| `trunk_conv` | 1.887 | 18.5% | 0.014440 | 2.62 |" in table
     for flags in ((), ("--model", "IMDN_dw")):
         assert run_json(capsys, *flags, "--cost-only")["flops_g"] == 9.984547072
     assert run_json(capsys, "--checkpoint", published / "tiny.safetensors", "--cost-only")["model"] == "IMDN_RTC"
@@ -369,7 +371,7 @@ def test_cost_only_needs_neither_weights_nor_images(published, capsys):
 def test_cost_only_prints_every_digit(network, cost, capsys):
     name, nf, modules = network
     assert run("--model", name, "--nf", nf, "--modules", modules, "--cost-only") == 0
-    flops, params = (line.split()[1] for line in capsys.readouterr().out.splitlines()[1:])
+    flops, params = (line.split()[1] for line in capsys.readouterr().out.splitlines()[1:3])
     assert (float(flops), float(params)) == cost
 
 

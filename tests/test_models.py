@@ -16,7 +16,7 @@ from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from models.kernels import guards
 from models.kernels.guards import is_watched, layers_apart
-from utils.cost import count_cost
+from utils.cost import cost_by_part, count_cost
 from utils.layers import unfuse_if_edited
 
 # (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout. DRLN_dw is
@@ -60,6 +60,28 @@ def test_defaults_are_a_row(name):
     hyperparameters = complete_hyperparameters(name)
     assert (name, hyperparameters["nf"], hyperparameters["num_modules"]) in COSTS
     assert hyperparameters["scale"] == 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_cost_what_the_network_does(name):
+    parts = cost_by_part(small(name))
+    totals = [sum(part[key] for part in parts) for key in ("flops_g", "params_m")]
+    assert totals == pytest.approx(count_cost(small(name)), rel=1e-12)
+    assert len({part["part"] for part in parts}) == len(parts)
+
+
+def test_large_parts_are_split_and_those_of_all_blocks_counted_together():
+    parts = {part["part"]: part for part in cost_by_part(build_model("IMDN_RTC", nf=8, num_modules=3), size=10)}
+    assert list(parts) == ["head", *(f"blocks.*.c{n}" for n in range(1, 6)), "trunk_conv", "upsampler.0"]
+    c1 = {"part": "blocks.*.c1", "flops_g": 3 * 2 * 9 * 8 * 8 * 100 / 1e9, "params_m": 3 * (9 * 8 * 8 + 8) / 1e6}
+    assert parts["blocks.*.c1"] == pytest.approx({**c1, "activations_m": 3 * 8 * 100 / 1e6})
+    assert parts["upsampler.0"]["activations_m"] == 27 * 100 / 1e6
+
+
+def test_activations_are_those_of_the_challenge():
+    """154.14 M: NTIRE 2022 on efficient super-resolution (arXiv 2205.05675), whose IMDN fuses no outputs of blocks."""
+    parts = cost_by_part(build_model("IMDN", nf=64, num_modules=8, scale=4))
+    assert sum(p["activations_m"] for p in parts if p["part"] != "fusion") == pytest.approx(154.14, abs=0.005)
 
 
 def test_counting_leaves_the_model_alone():

@@ -20,9 +20,9 @@ from models import MODELS, build_model
 from tests.benchmarks import recipe
 from utils.bicubic import imresize
 from utils.checkpoint import read_weights, save_weights
-from utils.cost import count_cost
+from utils.cost import cost_by_part, count_cost
 from utils.images import read_rgb, write_rgb
-from utils.tables import results_table, training_table
+from utils.tables import cost_table, results_table, training_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README", "checkpoint/EXPERIMENTS", "checkpoint/LEGS")
@@ -221,6 +221,10 @@ def result_of(path: Path) -> dict:
 def test_the_results_table_is_that_of_the_weights():
     shown = README.split("<!-- results -->")[1].split("<!-- /results -->")[0].strip()
     assert shown == results_table([result_of(path) for path in PUBLISHED])
+
+
+def test_the_table_of_parts_is_that_of_the_default_network():
+    assert cost_table(cost_by_part(build_model(demo.DEFAULT_MODEL))) in README
 
 
 def test_the_training_table_is_that_of_the_weights():

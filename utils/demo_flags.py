@@ -65,7 +65,11 @@ def add_network_flags(parser: FlagParser) -> None:
         "--scale", type=int, choices=(2, 3, 4), help="of the network or of --sr (default: 3, or as --checkpoint says)"
     )
     group.add_argument("--ensemble", action="store_true", help="average over the 8 flips and rotations of its input")
-    group.add_argument("--cost-only", action="store_true", help="print FLOPs and PARAMS, score nothing")
+    group.add_argument(
+        "--cost-only",
+        action="store_true",
+        help="print FLOPs, PARAMS and activations, in all and by part; score nothing",
+    )
 
 
 def add_scoring_flags(parser: FlagParser) -> None:

@@ -1,4 +1,4 @@
-"""The tables that `demo.py --all` and `--all --training` print and README shows."""
+"""The tables that `demo.py --all`, `--all --training` and `--cost-only` print and README shows."""
 
 from collections.abc import Iterator, Sequence
 
@@ -63,6 +63,20 @@ def beside_report(result: dict) -> list[str]:
         return ["–", "–"]
     reports = REPORT[network_key(result)][2]
     return [f"{reports:.3f}", f"{result['average_psnr_db'] - reports:+.3f}"]
+
+
+def cost_table(parts: Sequence[dict]) -> str:
+    """Markdown, one row for each part of a network: its FLOPs, their share, parameters and activations.
+
+    Args:
+        parts: as utils.cost.cost_by_part returns them.
+    """
+    flops_g = sum(part["flops_g"] for part in parts)
+    rows = []
+    for part in parts:
+        row = [f"`{part['part']}`", f"{part['flops_g']:.3f}", f"{part['flops_g'] / flops_g:.1%}"]
+        rows.append(row + [f"{part['params_m']:.6f}", f"{part['activations_m']:.2f}"])
+    return markdown(["part", "FLOPs (G)", "share", "PARAMS (M)", "activations (M)"], rows)
 
 
 def training_table(published: dict[str, dict]) -> str:
