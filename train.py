@@ -322,6 +322,11 @@ class Gradients:
         return self.replayed()
 
     def compute(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The loss, a scalar, of uint8 LR (N, 3, H, W) and HR (N, 3, scale·H, scale·W).
+
+        Raises:
+            TrainingError: the network's output has another shape than HR.
+        """
         lr, hr = (to_float(part, self.args) for part in batch)
         sr = self.called(lr)
         if sr.shape != hr.shape:  # which losses would broadcast

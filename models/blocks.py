@@ -15,16 +15,18 @@ SCALES = (2, 3, 4)
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises ValueError with the message, unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
 def check_scale(scale: int) -> None:
+    """Raises ValueError for a scale that no network here has."""
     require(scale in SCALES, f"scale is {scale}; allowed: 2, 3, 4")
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Keeps height and width."""
+    """(N, in, H, W) -> (N, out, H, W), with bias."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
@@ -37,7 +39,7 @@ def run_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class Layers(nn.Sequential):
-    """Layers in a row, the 3×3 convs among them by `run_conv`."""
+    """Layers in a row, the 3×3 convs among them by `run_conv`. Shape: what the first takes -> what the last gives."""
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
@@ -46,11 +48,12 @@ class Layers(nn.Sequential):
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """(N, in, H, W) -> (N, out, H, W), with bias: a matrix for each pixel."""
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
 class ActivatedSeparableConv(nn.Sequential):
-    """A separable conv and the LeakyReLU after it, on the CPU in one pass."""
+    """A separable conv and the LeakyReLU after it, on the CPU in one pass: (N, in, H, W) -> (N, out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, negative_slope: float) -> None:
         super().__init__(SeparableConv(in_channels, out_channels), nn.LeakyReLU(negative_slope))
@@ -68,7 +71,7 @@ class ActivatedSeparableConv(nn.Sequential):
 
 
 class ScaledPointwise(nn.Sequential):
-    """Depthwise 1×1 then pointwise 1×1, both with bias: a scale for each channel, then a matrix.
+    """Depthwise 1×1 then pointwise 1×1, both with bias: (N, in, H, W) -> (N, out, H, W).
 
     No more than the pointwise conv alone could do: the report made every conv separable, and its costs count both.
     The two are multiplied into one conv, where nothing watches them or was put in their place.

@@ -74,6 +74,7 @@ def parts_within(model: nn.Module, part: str, names: Sequence[str]) -> dict[str,
 
 
 def count(model: nn.Module, size: int) -> Counts:
+    """Of a copy, for one RGB input of size × size."""
     try:
         return run(copy.deepcopy(model).to("meta"), torch.empty(1, 3, size, size, device="meta"))
     except Exception:  # whatever a forward raises that asks a meta tensor for values

@@ -10,6 +10,10 @@ class EMA:
     """Holds `model`, the averaged copy, in evaluation mode; buffers, such as batch norm's, are those of the original.
 
     The decay warms up as (1 + step) / (10 + step), so that an early average is not its random start.
+
+    Args:
+        model: the network that learns, which stays as it is.
+        decay: the average's share that stays at each step, once warmed up; 0.999 averages over some 1000 steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -19,7 +19,10 @@ class SOAP(torch.optim.Optimizer):
     parameter without a gradient, as of a layer that a step skips, has one of zeros.
 
     Args:
+        params: float32 tensors, or groups of them, as for torch's optimisers.
+        lr: how far a step moves an entry, about, whatever the size of its gradient.
         betas: decay of the gradient's mean, and of its square and the preconditioners.
+        eps: added to the root of the squares' mean, so that an entry with no gradient does not move.
         precondition_every: steps between updates of the eigenbases.
         cautious: whether to leave out the entries whose step goes up their present gradient, which would raise
             the loss. The others' steps are divided by the share that moves, of all parameters of one shape together.
