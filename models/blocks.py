@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels.chain import ChainStage, SeparableConv, conv_chain, runs_native
-from models.kernels.guards import is_conv, is_watched
+from models.kernels.guards import is_conv, must_run_apart
 
 SCALES = (2, 3, 4)
 
@@ -65,7 +65,7 @@ class ActivatedSeparableConv(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         stage = self.stage()
-        if not is_watched(self[1]) and runs_native(x, stage.conv):
+        if not must_run_apart(self[1]) and runs_native(x, stage.conv):
             return conv_chain(x, [stage])
         return super().forward(x)
 
@@ -92,7 +92,7 @@ class ScaledPointwise(nn.Sequential):
             return matrix * depthwise.weight.flatten(), matrix @ depthwise.bias + pointwise.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_watched(self) or not self.is_one_conv():
+        if not self.is_one_conv() or must_run_apart(self):
             return super().forward(x)
         matrix, bias = self.matrix_and_bias()
         return F.conv2d(x, matrix[:, :, None, None], bias)
@@ -171,7 +171,7 @@ class DistillationBlock(nn.Module):
 
     def distil(self, x: Tensor) -> Tensor:
         """The four kept quarters, concatenated: (N, nf, H, W) -> the same."""
-        if type(self.act) is nn.LeakyReLU and not is_watched(self.act, self.c4):
+        if type(self.act) is nn.LeakyReLU and not must_run_apart(self.act, self.c4):
             stages = self.stages()
             if runs_native(x, *(stage.conv for stage in stages)):
                 return conv_chain(x, stages)

@@ -29,7 +29,7 @@ from models.blocks import (
     require,
     run_conv,
 )
-from models.kernels.guards import is_conv, is_watched
+from models.kernels.guards import is_conv, must_run_apart
 
 DILATIONS = (3, 5, 7)
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
@@ -64,13 +64,13 @@ class LaplacianAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with float32_region(x.device.type):
             mean = self.average_pool(full_precision(x))
-            if self.reads_centres() and not is_watched(self):
+            if not self.reads_centres() or must_run_apart(self):
+                mean = in_precision_of(self.branches[0], mean)
+                gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
+            else:
                 hidden = torch.cat([linear_of(branch, mean.flatten(1)) for branch in self.branches], dim=1)
                 expand, sigmoid = self.expand
                 gate = sigmoid(linear_of(expand, self.act(hidden)))[:, :, None, None]
-            else:
-                mean = in_precision_of(self.branches[0], mean)
-                gate = self.expand(torch.cat([self.act(branch(mean)) for branch in self.branches], dim=1))
         return x * gate.to(x.dtype)
 
     def reads_centres(self) -> bool:

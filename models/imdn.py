@@ -21,7 +21,7 @@ from models.blocks import (
     run_conv,
 )
 from models.kernels.fused import add_pointwise, fused_tail
-from models.kernels.guards import is_conv, is_watched
+from models.kernels.guards import is_conv, must_run_apart
 from models.kernels.tail import is_gate
 
 
@@ -81,7 +81,7 @@ class IMDB(DistillationBlock):
         """x + c5(cca(distilled)), (N, nf, H, W) each; in one product where these are its layers, unwatched."""
         has_gate = type(self.cca) is not nn.Identity
         is_fused = is_conv(self.c5, 1) and (not has_gate or is_cca(self.cca, x.shape[1]))
-        if not is_fused or is_watched(self.cca, self.c5):
+        if not is_fused or must_run_apart(self.cca, self.c5):
             return x + self.c5(self.cca(distilled))
         gate = self.cca.gate if has_gate else None
         return fused_tail(x, distilled, self.c5.weight.flatten(1), self.c5.bias, gate)
@@ -101,7 +101,7 @@ class SeparableIMDB(SeparableDistillationBlock):
     def tail(self, x: Tensor, distilled: Tensor) -> Tensor:
         """x + cca(c5(cca(distilled))), (N, nf, H, W) each; in one product as IMDB's tail."""
         is_fused = type(self.c5) is ScaledPointwise and self.c5.is_one_conv() and is_cca(self.cca, x.shape[1])
-        if not is_fused or is_watched(self.cca, self.c5):
+        if not is_fused or must_run_apart(self.cca, self.c5):
             return x + self.cca(self.c5(self.cca(distilled)))
         return fused_tail(x, distilled, *self.c5.matrix_and_bias(), self.cca.gate, twice=True)
 
@@ -167,10 +167,10 @@ class IMDN(DistillationNetwork):
     def trunk(self, features: Tensor) -> Tensor:
         is_known = type(self.fusion) is nn.Sequential and len(self.fusion) == 2 and is_conv(self.fusion[0], 1)
         is_known = is_known and self.fusion[0].in_channels == len(self.blocks) * features.shape[1]
-        if is_known and not is_watched(self.fusion):
-            merged = self.fuse_as_they_come(features)
-        else:
+        if not is_known or must_run_apart(self.fusion):
             merged = self.fusion(torch.cat(self.outputs(features), dim=1))
+        else:
+            merged = self.fuse_as_they_come(features)
         return run_conv(self.trunk_conv, merged)
 
     def outputs(self, h: Tensor) -> list[Tensor]:

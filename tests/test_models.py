@@ -15,7 +15,7 @@ from models import MODELS, build_model, complete_hyperparameters
 from models.drln import LaplacianAttention
 from models.imdn import IMDB, ContrastAwareChannelAttention, SeparableIMDB
 from models.kernels import guards
-from models.kernels.guards import is_watched, layers_apart
+from models.kernels.guards import layers_apart, must_run_apart
 from utils.cost import cost_by_part, count_cost
 from utils.layers import unfuse_if_edited
 
@@ -291,9 +291,9 @@ def test_layers_apart_ends_with_its_block():
     with pytest.raises(KeyError), layers_apart():
         with layers_apart():
             pass
-        assert is_watched()
+        assert must_run_apart()
         raise KeyError
-    assert not is_watched()
+    assert not must_run_apart()
 
 
 @pytest.mark.parametrize("bf16", (False, True))
@@ -301,12 +301,12 @@ def test_layers_apart_ends_with_its_block():
 def test_fused_code_agrees_with_the_layers_as_they_are(name, bf16, capsys):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         unfuse_if_edited(small(name, 3))
-    assert capsys.readouterr().err == "" and not is_watched()
+    assert capsys.readouterr().err == "" and not must_run_apart()
 
 
 def test_layers_that_draw_are_no_edit(capsys):
     unfuse_if_edited(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5)))
-    assert capsys.readouterr().err == "" and not is_watched()
+    assert capsys.readouterr().err == "" and not must_run_apart()
 
 
 class RootOfWeights(nn.Conv2d):
@@ -320,7 +320,7 @@ class RootOfWeights(nn.Conv2d):
 def test_networks_that_the_trial_does_not_suit_are_left_alone(layer, monkeypatch, capsys):
     monkeypatch.setattr(guards, "_apart", False)
     unfuse_if_edited(nn.Sequential(nn.Conv2d(3, 3, 1), layer))
-    assert capsys.readouterr().err == "" and not is_watched()
+    assert capsys.readouterr().err == "" and not must_run_apart()
 
 
 @pytest.mark.parametrize("edit", ("its forward", "its conv", "a root"))

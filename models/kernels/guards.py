@@ -38,14 +38,14 @@ def is_eager(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not is_watched()
+        and not must_run_apart()
         and x.dim() == 4
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def is_watched(*modules: nn.Module) -> bool:
+def must_run_apart(*modules: nn.Module) -> bool:
     """Whether these layers must run one at a time, as they are: `layers_apart` says so, a trace, a dispatch mode, hooks
     on all modules or `torch.func` record them, or a hook on one of them looks at what it computes (thop's) or changes
     it (pruning's).
