@@ -18,6 +18,7 @@ from models.kernels import guards
 from models.kernels.guards import layers_apart, must_run_apart
 from utils.cost import cost_by_part, count_cost
 from utils.layers import unfuse_if_edited
+from utils.tables import cost_table
 
 # (model, nf, modules): FLOPs (G) and PARAMS (M) as the report prints them, or computed from its layout. DRLN_dw is
 # the exception: the report prints 10.58146676 and 0.09062 of a layout that is only partly known.
@@ -82,6 +83,11 @@ def test_activations_are_those_of_the_challenge():
     """154.14 M: NTIRE 2022 on efficient super-resolution (arXiv 2205.05675), whose IMDN fuses no outputs of blocks."""
     parts = cost_by_part(build_model("IMDN", nf=64, num_modules=8, scale=4))
     assert sum(p["activations_m"] for p in parts if p["part"] != "fusion") == pytest.approx(154.14, abs=0.005)
+
+
+def test_parts_of_which_thop_counts_nothing_have_no_share():
+    parts = cost_by_part(nn.Sequential(RootOfWeights(3, 3, 1)), size=4)
+    assert "| `0` | 0.000 | 0.0% | 0.000000 | 0.00 |" in cost_table(parts)
 
 
 def test_counting_leaves_the_model_alone():

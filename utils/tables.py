@@ -71,7 +71,7 @@ def cost_table(parts: Sequence[dict]) -> str:
     Args:
         parts: as utils.cost.cost_by_part returns them.
     """
-    flops_g = sum(part["flops_g"] for part in parts)
+    flops_g = sum(part["flops_g"] for part in parts) or 1  # none are counted of convs of the user's own classes alone
     rows = []
     for part in parts:
         row = [f"`{part['part']}`", f"{part['flops_g']:.3f}", f"{part['flops_g'] / flops_g:.1%}"]
